@@ -1,0 +1,140 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		Differences between the PostgreSQL major versions sabot supports.
+ *
+ * New code is written against the newest version's API; this file makes it
+ * compile on the older ones.  No other file tests PG_VERSION_NUM.
+ *
+ * IDENTIFICATION
+ *		src/compat.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SABOT_COMPAT_H
+#define SABOT_COMPAT_H
+
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
+#error "sabot supports PostgreSQL 15 to 18"
+#endif
+
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "lib/stringinfo.h"
+#include "tcop/pquery.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/wait_event.h"
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#endif
+
+/* 18 lets a module state its name and version. */
+#if PG_VERSION_NUM < 180000
+#define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
+#endif
+
+/* 18 removed execute_once from ExecutorRun() and its hook. */
+#if PG_VERSION_NUM >= 180000
+#define SABOT_EXECUTE_ONCE_PARAM
+#define SABOT_EXECUTE_ONCE_ARG
+#else
+#define SABOT_EXECUTE_ONCE_PARAM , bool execute_once
+#define SABOT_EXECUTE_ONCE_ARG , execute_once
+#endif
+
+/* 17 lets an extension name its wait events. */
+#if PG_VERSION_NUM < 170000
+#define WaitEventExtensionNew(name) ((uint32) PG_WAIT_EXTENSION)
+#endif
+
+/* 17 added destroyStringInfo(). */
+#if PG_VERSION_NUM < 170000
+static inline void
+destroyStringInfo(StringInfo str)
+{
+	pfree(str->data);
+	pfree(str);
+}
+#endif
+
+/* 16 replaced the pg_xxx_aclcheck() and _ownercheck() families. */
+#if PG_VERSION_NUM < 160000
+static inline AclResult
+object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
+{
+	Assert(classid == DatabaseRelationId);
+	return pg_database_aclcheck(objectid, roleid, mode);
+}
+
+static inline bool
+object_ownercheck(Oid classid, Oid objectid, Oid roleid)
+{
+	if (classid == ExtensionRelationId)
+		return pg_extension_ownercheck(objectid, roleid);
+	Assert(classid == DatabaseRelationId);
+	return pg_database_ownercheck(objectid, roleid);
+}
+#endif
+
+/* 17 lets roles that cannot log in have background workers. */
+#if PG_VERSION_NUM >= 170000
+#define SABOT_BGWORKER_FLAGS BGWORKER_BYPASS_ROLELOGINCHECK
+#define SABOT_NEEDS_LOGIN false
+#else
+#define SABOT_BGWORKER_FLAGS 0
+#define SABOT_NEEDS_LOGIN true
+#endif
+
+/* 18 removed run_once from PortalRun(); a portal of sabot's runs once. */
+#if PG_VERSION_NUM < 180000
+#define PortalRun(portal, count, top, dest, altdest, qc) \
+	PortalRun(portal, count, top, true, dest, altdest, qc)
+#endif
+
+/* 16 moved this out of EndCommand(). */
+#if PG_VERSION_NUM < 160000
+static inline Size
+BuildQueryCompletionString(char *buff, const QueryCompletion *qc,
+						   bool nameonly)
+{
+	const char *name = GetCommandTagName(qc->commandTag);
+
+	if (nameonly || !command_tag_display_rowcount(qc->commandTag))
+		return snprintf(buff, COMPLETION_TAG_BUFSIZE, "%s", name);
+	return snprintf(buff, COMPLETION_TAG_BUFSIZE, "%s%s " UINT64_FORMAT, name,
+					qc->commandTag == CMDTAG_INSERT ? " 0" : "",
+					qc->nprocessed);
+}
+#endif
+
+/* 17 moved a process's number out of its PGPROC. */
+#if PG_VERSION_NUM < 170000
+#define MyProcNumber (MyProc->pgprocno)
+#endif
+
+/* 16 added onlySummarizing to ExecInsertIndexTuples(). */
+#if PG_VERSION_NUM >= 160000
+#define SabotExecInsertIndexTuples(resultRelInfo, slot, estate) \
+	list_free(ExecInsertIndexTuples(resultRelInfo, slot, estate, \
+									false, false, NULL, NIL, false))
+#else
+#define SabotExecInsertIndexTuples(resultRelInfo, slot, estate) \
+	list_free(ExecInsertIndexTuples(resultRelInfo, slot, estate, \
+									false, false, NULL, NIL))
+#endif
+
+/* 18 added parameters that sabot has no use for. */
+#if PG_VERSION_NUM >= 180000
+#define SabotPrimaryKeyIndex(rel) RelationGetPrimaryKeyIndex(rel, false)
+#define SabotIndexBeginScan(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, NULL, nkeys, 0)
+#else
+#define SabotPrimaryKeyIndex(rel) RelationGetPrimaryKeyIndex(rel)
+#define SabotIndexBeginScan(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, nkeys, 0)
+#endif
+
+#endif							/* SABOT_COMPAT_H */

@@ -1,0 +1,24 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.h
+ *		Settings of sabot, all under the "sabot." prefix.
+ *
+ * IDENTIFICATION
+ *		src/guc.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SABOT_GUC_H
+#define SABOT_GUC_H
+
+extern int	sabot_agent_idle_timeout;	/* seconds, -1 = never */
+extern bool sabot_enabled;
+extern int	sabot_group_commit; /* jobs per commit */
+extern int	sabot_keep_agents;
+extern int	sabot_keep_jobs;	/* minutes, -1 = for ever */
+extern int	sabot_max_crashes;
+extern int	sabot_pool_size;
+
+extern void sabot_guc_init(void);
+
+#endif							/* SABOT_GUC_H */

@@ -1,0 +1,122 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_agent.c
+ *		What agents, probers and the launcher do for jobs.
+ *
+ * The callbacks of the pool's work source.  An agent serves sabot.run first,
+ * as somebody waits for that, then jobs.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_agent.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+
+#include "jobs/jobs.h"
+
+/*
+ * attach - an agent has connected
+ *
+ * In a database without the extension there is nothing to do for it.
+ */
+static void
+attach(void)
+{
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = sabot_catalog(true) != NULL;
+	CommitTransactionCommand();
+	if (!exists)
+	{
+		sabot_pool_forgive_pair(MyDatabaseId, GetSessionUserId());
+		proc_exit(0);
+	}
+	/* From here on pushes reach us, so that the scan after it misses none. */
+	sabot_ready_join();
+	sabot_queue_load();
+}
+
+/*
+ * detach - an agent is about to exit
+ */
+static void
+detach(bool last_of_pair)
+{
+	sabot_ready_leave();
+}
+
+/*
+ * run_next - do the next thing there is to do; false if there is none
+ */
+static bool
+run_next(void)
+{
+	uint64		wake_seq = sabot_pool_wake_seq(MyDatabaseId, GetSessionUserId());
+	SabotReady	entry;
+	char		queue[NAMEDATALEN];
+
+	if (sabot_direct_run_next())
+		return true;
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		switch (sabot_ready_claim(&entry, queue))
+		{
+			case SABOT_CLAIM_TAKEN:
+				sabot_job_run(&entry, queue);
+				return true;
+			case SABOT_CLAIM_REFILL:
+				if (sabot_ready_lane_to_fill(queue))
+					sabot_refill_lane(queue);
+				break;
+			case SABOT_CLAIM_NONE:
+				if (!sabot_refill_is_due())
+				{
+					sabot_pool_no_work(MyDatabaseId, GetSessionUserId(), wake_seq);
+					sabot_purge_if_due();
+					return false;
+				}
+				sabot_refill_all();
+				break;
+		}
+	}
+}
+
+/*
+ * stopping - an agent is dying; whether its work is lost
+ *
+ * When the server is stopped cleanly the work is given back: its attempt is
+ * not counted.
+ */
+static bool
+stopping(bool server_stops)
+{
+	if (server_stops)
+		sabot_attempt_end();
+	return !server_stops;
+}
+
+static const SabotWorkSource jobs_work_source = {
+	.attach = attach,
+	.run_next = run_next,
+	.detach = detach,
+	.probe = sabot_jobs_probe,
+	.startup = sabot_attempt_startup,
+	.bury = sabot_attempt_bury,
+	.stopping = stopping
+};
+
+/*
+ * sabot_jobs_work_source - what the pool's processes do for this room
+ */
+const SabotWorkSource *
+sabot_jobs_work_source(void)
+{
+	return &jobs_work_source;
+}

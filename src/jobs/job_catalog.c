@@ -1,0 +1,282 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_catalog.c
+ *		Where sabot's objects are in this database, and how its own SQL runs.
+ *
+ * sabot's own statements run as the owner of its tables, within the security
+ * context that neither SET ROLE nor SET SESSION AUTHORIZATION can leave, and
+ * with a search path that nobody can put objects in front of.  Their plans
+ * are kept for the life of the process.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_catalog.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_enum.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "jobs/jobs.h"
+
+static const char *const state_labels[SABOT_JOB_NSTATES] = {
+	"scheduled", "blocked", "queued", "running", "paused",
+	"completed", "failed", "canceled", "skipped"
+};
+
+static SabotCatalog catalog;
+static bool catalog_valid = false;
+
+/*
+ * forget_catalog - relcache callback: our tables may have changed
+ */
+static void
+forget_catalog(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == catalog.job)
+		catalog_valid = false;
+}
+
+/*
+ * compute_home - the identity that job rows of this database carry
+ *
+ * A copy of a database, however it was made, differs from its original in one
+ * of the three: CREATE EXTENSION gives the extension a new OID, so that even
+ * rows restored into the database they were dumped from are copies.
+ */
+static int64
+compute_home(Oid extension)
+{
+	struct
+	{
+		uint64		system;
+		Oid			database;
+		Oid			extension;
+	}			identity = {GetSystemIdentifier(), MyDatabaseId, extension};
+
+	return (int64) hash_bytes_extended((unsigned char *) &identity,
+									   sizeof(identity), 0);
+}
+
+/*
+ * load_states - look up the values of sabot.job_state
+ */
+static void
+load_states(void)
+{
+	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+									   CStringGetDatum("job_state"),
+									   ObjectIdGetDatum(catalog.schema));
+
+	for (int i = 0; i < SABOT_JOB_NSTATES; i++)
+	{
+		catalog.states[i] = GetSysCacheOid2(ENUMTYPOIDNAME, Anum_pg_enum_oid,
+											ObjectIdGetDatum(type),
+											CStringGetDatum(state_labels[i]));
+		if (!OidIsValid(catalog.states[i]))
+			elog(ERROR, "sabot.job_state has no value \"%s\"", state_labels[i]);
+	}
+}
+
+/*
+ * sabot_state_label - the label of a state
+ */
+const char *
+sabot_state_label(SabotJobState state)
+{
+	return state_labels[state];
+}
+
+/*
+ * load_catalog - look up the extension's objects; false if it is not there
+ */
+static bool
+load_catalog(void)
+{
+	Relation	rel;
+
+	catalog.extension = get_extension_oid("sabot", true);
+	if (!OidIsValid(catalog.extension))
+		return false;
+	catalog.schema = get_namespace_oid("sabot", true);
+	catalog.job = get_relname_relid("job", catalog.schema);
+	catalog.history = get_relname_relid("job_history", catalog.schema);
+	if (!OidIsValid(catalog.job) || !OidIsValid(catalog.history) ||
+		getExtensionOfObject(RelationRelationId, catalog.job) != catalog.extension)
+		return false;
+
+	rel = table_open(catalog.job, AccessShareLock);
+	catalog.owner = rel->rd_rel->relowner;
+	catalog.job_pkey = SabotPrimaryKeyIndex(rel);
+	table_close(rel, AccessShareLock);
+	catalog.home = compute_home(catalog.extension);
+	load_states();
+	return true;
+}
+
+/*
+ * sabot_catalog - OIDs of the extension's objects in this database
+ *
+ * If there is no extension, raises 55000, or returns NULL if missing_ok.
+ * Must be called inside a transaction.
+ */
+const SabotCatalog *
+sabot_catalog(bool missing_ok)
+{
+	static bool registered = false;
+
+	if (!registered)
+		CacheRegisterRelcacheCallback(forget_catalog, (Datum) 0);
+	registered = true;
+
+	AcceptInvalidationMessages();
+	if (!catalog_valid)
+		catalog_valid = load_catalog();
+	if (catalog_valid)
+		return &catalog;
+	if (!missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"sabot\" does not exist in this database"),
+				 errhint("Use CREATE EXTENSION sabot.")));
+	return NULL;
+}
+
+/*
+ * sabot_own_begin - become the extension's owner for sabot's own statements
+ *
+ * Nothing the statements call can find its way back to more rights or to
+ * other objects.  A transaction's or subtransaction's abort undoes this too.
+ */
+void
+sabot_own_begin(SabotOwn *own)
+{
+	const SabotCatalog *cat = sabot_catalog(false);
+
+	GetUserIdAndSecContext(&own->userid, &own->sec_context);
+	SetUserIdAndSecContext(cat->owner,
+						   own->sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	own->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+}
+
+/*
+ * sabot_own_end - undo sabot_own_begin()
+ */
+void
+sabot_own_end(SabotOwn *own)
+{
+	AtEOXact_GUC(false, own->guc_level);
+	SetUserIdAndSecContext(own->userid, own->sec_context);
+}
+
+/*
+ * sabot_own_start_transaction - begin a transaction of sabot's own
+ *
+ * It is READ COMMITTED and READ WRITE whatever the role's settings say; SPI
+ * is connected and a snapshot active in it.
+ */
+void
+sabot_own_start_transaction(SabotOwn *own)
+{
+	StartTransactionCommand();
+	XactIsoLevel = XACT_READ_COMMITTED;
+	XactReadOnly = false;
+	XactDeferrable = false;
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	sabot_own_begin(own);
+}
+
+/*
+ * sabot_own_commit_transaction - commit what the above began
+ */
+void
+sabot_own_commit_transaction(SabotOwn *own)
+{
+	sabot_own_end(own);
+	PopActiveSnapshot();
+	SPI_finish();
+	CommitTransactionCommand();
+}
+
+/*
+ * saved_plan - the plan of a statement, prepared at its first use
+ *
+ * Plans are found again by the address of the text, so it must be a constant.
+ */
+static SPIPlanPtr
+saved_plan(const char *sql, int nargs, const Oid *types)
+{
+	typedef struct PlanEntry
+	{
+		const char *sql;		/* hash key: the pointer */
+		SPIPlanPtr	plan;
+	} PlanEntry;
+	static HTAB *plans = NULL;
+	PlanEntry  *entry;
+	bool		found;
+
+	if (plans == NULL)
+	{
+		HASHCTL		info;
+
+		info.keysize = sizeof(const char *);
+		info.entrysize = sizeof(PlanEntry);
+		plans = hash_create("sabot plans", 64, &info, HASH_ELEM | HASH_BLOBS);
+	}
+	entry = hash_search(plans, &sql, HASH_ENTER, &found);
+	if (!found)
+		entry->plan = NULL;
+	if (entry->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(sql, nargs, unconstify(Oid *, types));
+
+		if (plan == NULL)
+			elog(ERROR, "could not prepare \"%s\": %s", sql,
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+		entry->plan = plan;
+	}
+	return entry->plan;
+}
+
+/*
+ * sabot_spi - run one of sabot's own statements, returns the rows processed
+ *
+ * sql must be a constant.  limit is the most rows to fetch, 0 = all; rows are
+ * in SPI_tuptable.  To be called with SPI connected, after sabot_own_begin().
+ */
+int
+sabot_spi(const char *sql, int nargs, const Oid *types, Datum *values,
+		  const char *nulls, int64 limit)
+{
+	SPIPlanPtr	plan = saved_plan(sql, nargs, types);
+	int			rc = SPI_execute_plan(plan, values, nulls, false, limit);
+
+	if (rc < 0)
+		elog(ERROR, "could not execute \"%s\": %s", sql,
+			 SPI_result_code_string(rc));
+	return (int) SPI_processed;
+}

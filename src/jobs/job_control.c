@@ -1,0 +1,345 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_control.c
+ *		Cancel, pause, resume and retry jobs; adopt copied ones.
+ *
+ * A running job's row belongs to its agent, which deletes it in the job's own
+ * transaction: whoever locked it here would stand in the job's way, or wait
+ * for its end.  So cancel and pause note what they are asked for and act at
+ * the caller's commit: on the row if the job does not run, else by a request
+ * in a table of its own and a signal to the agent.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_control.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "jobs/jobs.h"
+
+PG_FUNCTION_INFO_V1(sabot_cancel_job);
+PG_FUNCTION_INFO_V1(sabot_pause_job);
+PG_FUNCTION_INFO_V1(sabot_resume_job);
+PG_FUNCTION_INFO_V1(sabot_retry_job);
+PG_FUNCTION_INFO_V1(sabot_adopt_jobs);
+
+/* What job_of_caller() finds. */
+typedef struct FoundJob
+{
+	bool		open;			/* in sabot.job, not in history */
+	int64		home;
+	char	   *state;
+} FoundJob;
+
+/*
+ * job_of_caller - look up a job that the current role may touch
+ *
+ * Raises 42704 if there is none: one of somebody else is as good as none.
+ */
+static FoundJob
+job_of_caller(int64 job_id)
+{
+	Oid			types[] = {INT8OID, OIDOID};
+	Datum		values[] = {Int64GetDatum(job_id), ObjectIdGetDatum(GetUserId())};
+	MemoryContext caller = CurrentMemoryContext;
+	FoundJob	found = {0};
+	SabotOwn	own;
+	bool		exists;
+
+	sabot_pool_require();
+	SPI_connect();
+	sabot_own_begin(&own);
+	exists = sabot_spi("SELECT true, home, state::text FROM sabot.job"
+					   " WHERE job_id = $1 AND pg_has_role($2, owner, 'USAGE')"
+					   " UNION ALL"
+					   " SELECT false, home, state::text FROM sabot.job_history"
+					   " WHERE job_id = $1 AND pg_has_role($2, owner, 'USAGE')",
+					   2, types, values, NULL, 1) > 0;
+	if (exists)
+	{
+		bool		isnull;
+
+		found.open = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+												SPI_tuptable->tupdesc, 1, &isnull));
+		found.home = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+												 SPI_tuptable->tupdesc, 2, &isnull));
+		found.state = MemoryContextStrdup(caller,
+										  SPI_getvalue(SPI_tuptable->vals[0],
+													   SPI_tuptable->tupdesc, 3));
+	}
+	sabot_own_end(&own);
+	SPI_finish();
+	if (!exists)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("job " INT64_FORMAT " does not exist", job_id)));
+	return found;
+}
+
+/*
+ * cancel_open - end a job that does not run as canceled
+ */
+static void
+cancel_open(int64 job_id)
+{
+	SabotJob   *job = sabot_job_read(job_id);
+	SabotEnd	end = {.state = SABOT_JOB_CANCELED};
+	ErrorData	error = {0};
+
+	if (job == NULL)
+		return;
+	error.sqlerrcode = ERRCODE_QUERY_CANCELED;
+	error.message = pstrdup("job was canceled");
+	end.attempt = job->attempt;
+	end.losses = job->losses;
+	end.error = &error;
+	(void) sabot_job_finish(job, &end);
+}
+
+/*
+ * write_signal - put a request to a running job into its table
+ */
+static void
+write_signal(int64 job_id, SabotInterrupt reason)
+{
+	Oid			types[] = {INT8OID, TEXTOID};
+	Datum		values[] = {Int64GetDatum(job_id),
+	CStringGetTextDatum(reason == SABOT_INTERRUPT_CANCEL ? "cancel" : "pause")};
+
+	sabot_spi("INSERT INTO sabot.job_signal (job_id, action) VALUES ($1, $2)"
+			  " ON CONFLICT (job_id) DO UPDATE SET action = excluded.action",
+			  2, types, values, NULL, 0);
+}
+
+/*
+ * sabot_job_interrupt_row - write what cancelling or pausing a job means for
+ * the tables
+ *
+ * Called when the transaction that asks for it is about to commit.
+ */
+void
+sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(job_id)};
+	SabotSlot	slot;
+	SabotOwn	own;
+
+	SPI_connect();
+	PushActiveSnapshot(GetLatestSnapshot());
+	sabot_own_begin(&own);
+	if (sabot_pool_find_work(MyDatabaseId, job_id, &slot))
+		write_signal(job_id, reason);
+	else if (reason == SABOT_INTERRUPT_CANCEL)
+		cancel_open(job_id);
+	else
+		sabot_spi("UPDATE sabot.job SET state = 'paused', reason = 'paused by its owner'"
+				  " WHERE job_id = $1 AND state <> 'paused'",
+				  1, types, values, NULL, 0);
+	sabot_own_end(&own);
+	PopActiveSnapshot();
+	SPI_finish();
+}
+
+/*
+ * SQL: sabot.cancel_job(job_id bigint) RETURNS boolean - end an unfinished job
+ *
+ * True if it was unfinished.  Takes effect at commit.  42704 if there is no
+ * such job.
+ */
+Datum
+sabot_cancel_job(PG_FUNCTION_ARGS)
+{
+	int64		job_id = PG_GETARG_INT64(0);
+
+	if (!job_of_caller(job_id).open)
+		PG_RETURN_BOOL(false);
+	PreventCommandIfReadOnly("sabot.cancel_job()");
+	sabot_pending_interrupt(job_id, SABOT_INTERRUPT_CANCEL);
+	PG_RETURN_BOOL(true);
+}
+
+/*
+ * SQL: sabot.pause_job(job_id bigint) RETURNS boolean - do not run a job until
+ * it is resumed; one that runs is rolled back first
+ *
+ * True if it was unfinished and not paused.  Takes effect at commit.
+ */
+Datum
+sabot_pause_job(PG_FUNCTION_ARGS)
+{
+	int64		job_id = PG_GETARG_INT64(0);
+	FoundJob	found = job_of_caller(job_id);
+
+	if (!found.open || strcmp(found.state, "paused") == 0)
+		PG_RETURN_BOOL(false);
+	PreventCommandIfReadOnly("sabot.pause_job()");
+	sabot_pending_interrupt(job_id, SABOT_INTERRUPT_PAUSE);
+	PG_RETURN_BOOL(true);
+}
+
+/*
+ * push_rows - have the jobs in SPI's result (job_id, priority, queue, owner,
+ * run_after) run when this commits
+ */
+static int64
+push_rows(int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		int64		job_id = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
+		int32		priority = DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull));
+		Oid			owner = DatumGetObjectId(SPI_getbinval(row, desc, 4, &isnull));
+		Datum		run_after = SPI_getbinval(row, desc, 5, &isnull);
+
+		sabot_pending_submit(job_id, priority, SPI_getvalue(row, desc, 3), owner,
+							 isnull ? 0 : DatumGetTimestampTz(run_after), 0);
+	}
+	return n;
+}
+
+/*
+ * SQL: sabot.resume_job(job_id bigint) RETURNS boolean - let a paused job run
+ *
+ * True if it was paused.  55000 for a copied job.
+ */
+Datum
+sabot_resume_job(PG_FUNCTION_ARGS)
+{
+	int64		job_id = PG_GETARG_INT64(0);
+	FoundJob	found = job_of_caller(job_id);
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(job_id)};
+	SabotOwn	own;
+	int			n;
+
+	if (!found.open)
+		PG_RETURN_BOOL(false);
+	if (found.home != sabot_catalog(false)->home)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " was copied from another database", job_id),
+				 errhint("Use sabot.adopt_jobs() to have copied jobs run here.")));
+	SPI_connect();
+	sabot_own_begin(&own);
+	n = sabot_spi("UPDATE sabot.job SET reason = NULL, state ="
+				  " CASE WHEN run_after > clock_timestamp() THEN 'scheduled'"
+				  " ELSE 'queued' END::sabot.job_state"
+				  " WHERE job_id = $1 AND state = 'paused'"
+				  " RETURNING job_id, priority, queue, owner,"
+				  " CASE WHEN state = 'scheduled' THEN run_after END",
+				  1, types, values, NULL, 0);
+	push_rows(n);
+	sabot_own_end(&own);
+	SPI_finish();
+	PG_RETURN_BOOL(n > 0);
+}
+
+/*
+ * SQL: sabot.retry_job(job_id bigint) RETURNS boolean - queue a job again that
+ * failed or was canceled or skipped, under its id, with all its attempts
+ *
+ * 23505 if another unfinished job has its dedup_key.
+ */
+Datum
+sabot_retry_job(PG_FUNCTION_ARGS)
+{
+	int64		job_id = PG_GETARG_INT64(0);
+	FoundJob	found = job_of_caller(job_id);
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(job_id), 0};
+	SabotOwn	own;
+	int			n = 0;
+
+	if (found.open || strcmp(found.state, "completed") == 0)
+		PG_RETURN_BOOL(false);
+	SPI_connect();
+	sabot_own_begin(&own);
+	sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",
+			  1, types, values, NULL, 0);
+	values[1] = Int64GetDatum(sabot_catalog(false)->home);
+	if (sabot_spi("SELECT FROM sabot.job_history WHERE job_id = $1 FOR UPDATE",
+				  1, types, values, NULL, 0) > 0)
+		n = sabot_spi("INSERT INTO sabot.job (job_id, parent_id, kind, name, owner, owner_name, home,"
+					  " queue, priority, max_attempts, atomic, keep_rows, submitted_at, retry_delay,"
+					  " timeout, command, params, settings, dedup_key, notify, depends_on, on_failure)"
+					  " SELECT job_id, parent_id, kind, name, owner, owner_name, $2,"
+					  " queue, priority, max_attempts, CASE WHEN started_at IS NULL THEN atomic END,"
+					  " keep_rows, submitted_at, retry_delay, timeout, command, params, settings,"
+					  " dedup_key, notify, depends_on, on_failure"
+					  " FROM sabot.job_history WHERE job_id = $1"
+					  " ON CONFLICT (owner, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
+					  " RETURNING job_id, priority, queue, owner, NULL::timestamptz",
+					  2, types, values, NULL, 0);
+	else
+		job_id = 0;				/* somebody else has retried it */
+	push_rows(n);
+	if (n > 0)
+		sabot_spi("DELETE FROM sabot.job_history WHERE job_id = $1",
+				  1, types, values, NULL, 0);
+	sabot_own_end(&own);
+	SPI_finish();
+	if (n == 0 && job_id != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("another unfinished job has the dedup_key of job " INT64_FORMAT,
+						job_id)));
+	PG_RETURN_BOOL(n > 0);
+}
+
+/*
+ * SQL: sabot.adopt_jobs() RETURNS bigint - let jobs run here that were copied
+ * from another database; returns how many
+ *
+ * Their owners are looked up by name.  Jobs of roles that do not exist here
+ * stay as they are, with a WARNING.  Only for the extension's owner and roles
+ * with EXECUTE.
+ */
+Datum
+sabot_adopt_jobs(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[1];
+	SabotOwn	own;
+	int64		adopted;
+	int			left;
+
+	sabot_pool_require();
+	SPI_connect();
+	sabot_own_begin(&own);
+	values[0] = Int64GetDatum(sabot_catalog(false)->home);
+	sabot_spi("UPDATE sabot.job_history h SET home = $1, owner = r.oid"
+			  " FROM pg_roles r WHERE r.rolname = h.owner_name AND h.home <> $1",
+			  1, types, values, NULL, 0);
+	adopted = push_rows(sabot_spi("UPDATE sabot.job j SET home = $1, owner = r.oid, reason = NULL,"
+								  " state = CASE WHEN j.run_after > clock_timestamp() THEN 'scheduled'"
+								  " ELSE 'queued' END::sabot.job_state"
+								  " FROM pg_roles r WHERE r.rolname = j.owner_name AND j.home <> $1"
+								  " RETURNING j.job_id, j.priority, j.queue, j.owner,"
+								  " CASE WHEN j.state = 'scheduled' THEN j.run_after END",
+								  1, types, values, NULL, 0));
+	left = sabot_spi("SELECT FROM sabot.job WHERE home <> $1",
+					 1, types, values, NULL, 0);
+	sabot_own_end(&own);
+	SPI_finish();
+	if (left > 0)
+		ereport(WARNING,
+				(errmsg("%d copied jobs have owners that do not exist here", left),
+				 errhint("Create the roles and use sabot.adopt_jobs() again.")));
+	PG_RETURN_INT64(adopted);
+}

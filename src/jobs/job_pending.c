@@ -1,0 +1,295 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_pending.c
+ *		What takes effect when the current transaction commits.
+ *
+ * Submitting a job is a row; that agents hear of it must wait until the row
+ * is visible to them, and must then not be able to fail, as there is no way
+ * back after the commit record.  So everything that could fail (memory, room
+ * in shared memory, writing the rows of a cancel) is done before the commit,
+ * and what is left after it only sets fields in shared memory and latches.
+ *
+ * What a subtransaction noted goes with it when it is rolled back.  PREPARE
+ * TRANSACTION drops the wakes: COMMIT PREPARED has the database probed.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_pending.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "jobs/jobs.h"
+
+typedef enum PendingKind
+{
+	PENDING_SUBMIT,				/* a job became ready, or will be due */
+	PENDING_INTERRUPT,			/* a job is cancelled or paused */
+	PENDING_QUEUE				/* a queue's settings changed */
+} PendingKind;
+
+/* One effect; lives in TopTransactionContext. */
+typedef struct Pending
+{
+	PendingKind kind;
+	SubTransactionId subid;
+	int64		job_id;
+	int32		priority;
+	Oid			owner;
+	TimestampTz run_after;		/* 0 = ready now */
+	TimestampTz submitted_at;
+	SabotInterrupt reason;
+	bool		paused;
+	int			max_running;
+	char		queue[NAMEDATALEN];
+} Pending;
+
+static Pending *pending = NULL;
+static int	npending = 0;
+static int	maxpending = 0;
+
+/*
+ * add_pending - room for one more effect of the current subtransaction
+ */
+static Pending *
+add_pending(PendingKind kind)
+{
+	Pending    *item;
+
+	if (pending == NULL)
+	{
+		maxpending = 8;
+		pending = MemoryContextAlloc(TopTransactionContext,
+									 sizeof(Pending) * maxpending);
+	}
+	else if (npending == maxpending)
+	{
+		maxpending *= 2;
+		pending = repalloc_huge(pending, sizeof(Pending) * maxpending);
+	}
+	item = &pending[npending++];
+	memset(item, 0, sizeof(*item));
+	item->kind = kind;
+	item->subid = GetCurrentSubTransactionId();
+	return item;
+}
+
+/*
+ * sabot_pending_submit - tell the agents of a job when this commits
+ *
+ * run_after is 0 if it is ready at once.  submitted_at is 0 if the job is not
+ * to be profiled.
+ */
+void
+sabot_pending_submit(int64 job_id, int32 priority, const char *queue,
+					 Oid owner, TimestampTz run_after,
+					 TimestampTz submitted_at)
+{
+	Pending    *item = add_pending(PENDING_SUBMIT);
+
+	item->job_id = job_id;
+	item->priority = priority;
+	item->owner = owner;
+	item->run_after = run_after;
+	item->submitted_at = submitted_at;
+	strlcpy(item->queue, queue, NAMEDATALEN);
+}
+
+/*
+ * sabot_pending_interrupt - cancel or pause an unfinished job when this
+ * commits
+ */
+void
+sabot_pending_interrupt(int64 job_id, SabotInterrupt reason)
+{
+	Pending    *item = add_pending(PENDING_INTERRUPT);
+
+	item->job_id = job_id;
+	item->reason = reason;
+}
+
+/*
+ * sabot_pending_queue - put a queue's settings in force when this commits
+ */
+void
+sabot_pending_queue(const char *queue, bool paused, int max_running)
+{
+	Pending    *item = add_pending(PENDING_QUEUE);
+
+	strlcpy(item->queue, queue, NAMEDATALEN);
+	item->paused = paused;
+	item->max_running = max_running;
+}
+
+/*
+ * sabot_submit_is_pending - whether a job was submitted by this transaction
+ */
+bool
+sabot_submit_is_pending(int64 job_id)
+{
+	for (int i = 0; i < npending; i++)
+		if (pending[i].kind == PENDING_SUBMIT && pending[i].job_id == job_id)
+			return true;
+	return false;
+}
+
+/*
+ * before_commit - do everything that can fail
+ */
+static void
+before_commit(void)
+{
+	for (int i = 0; i < npending; i++)
+	{
+		if (pending[i].kind == PENDING_SUBMIT &&
+			(i == 0 || pending[i].owner != pending[i - 1].owner))
+			(void) sabot_pool_prepare_pair(MyDatabaseId, pending[i].owner);
+		else if (pending[i].kind == PENDING_INTERRUPT)
+			sabot_job_interrupt_row(pending[i].job_id, pending[i].reason);
+	}
+}
+
+/*
+ * wake_owner - wake agents for the jobs of one owner
+ */
+static void
+wake_owner(Oid owner)
+{
+	int64		nready = 0;
+	TimestampTz next_due = 0;
+
+	for (int i = 0; i < npending; i++)
+	{
+		if (pending[i].kind != PENDING_SUBMIT || pending[i].owner != owner)
+			continue;
+		if (pending[i].run_after == 0)
+			nready++;
+		else if (next_due == 0 || pending[i].run_after < next_due)
+			next_due = pending[i].run_after;
+	}
+	sabot_pool_wake(MyDatabaseId, owner, nready, next_due);
+}
+
+/*
+ * is_first_of_owner - whether no earlier item has the same owner
+ */
+static bool
+is_first_of_owner(int n)
+{
+	for (int i = n - 1; i >= 0; i--)
+	{
+		if (pending[i].kind != PENDING_SUBMIT)
+			continue;
+		/* Runs of the same owner are the rule: look no further. */
+		if (pending[i].owner == pending[n].owner)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * after_commit - take effect; nothing here can fail
+ */
+static void
+after_commit(void)
+{
+	TimestampTz now = npending > 0 ? GetCurrentTimestamp() : 0;
+
+	for (int i = 0; i < npending; i++)
+	{
+		Pending    *item = &pending[i];
+		SabotReady	entry = {item->job_id, item->priority,
+		item->submitted_at, now};
+
+		if (item->kind == PENDING_SUBMIT && item->run_after == 0)
+			sabot_ready_push(MyDatabaseId, item->owner, item->queue, &entry);
+		else if (item->kind == PENDING_INTERRUPT)
+		{
+			(void) sabot_pool_interrupt(MyDatabaseId, item->job_id, item->reason);
+			sabot_wait_wakeup(item->job_id);
+		}
+		else if (item->kind == PENDING_QUEUE)
+			sabot_queue_changed(item->queue, item->paused, item->max_running);
+	}
+	for (int i = 0; i < npending; i++)
+		if (pending[i].kind == PENDING_SUBMIT && is_first_of_owner(i))
+			wake_owner(pending[i].owner);
+}
+
+/*
+ * refuse_prepare - interrupts cannot wait for COMMIT PREPARED
+ */
+static void
+refuse_prepare(void)
+{
+	for (int i = 0; i < npending; i++)
+		if (pending[i].kind != PENDING_SUBMIT)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot PREPARE a transaction that has cancelled or paused jobs or changed queues")));
+}
+
+/*
+ * end_of_transaction - transaction callback
+ */
+static void
+end_of_transaction(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			before_commit();
+			return;
+		case XACT_EVENT_PRE_PREPARE:
+			refuse_prepare();
+			before_commit();
+			return;
+		case XACT_EVENT_COMMIT:
+			after_commit();
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			break;
+		default:
+			return;
+	}
+	/* The memory goes with the transaction. */
+	pending = NULL;
+	npending = 0;
+}
+
+/*
+ * end_of_subtransaction - subtransaction callback
+ *
+ * Effects of children that committed have become ours before we end.
+ */
+static void
+end_of_subtransaction(SubXactEvent event, SubTransactionId subid,
+					  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		while (npending > 0 && pending[npending - 1].subid == subid)
+			npending--;
+	}
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		for (int i = npending - 1; i >= 0 && pending[i].subid == subid; i--)
+			pending[i].subid = parent;
+	}
+}
+
+/*
+ * sabot_jobs_install_hooks - install the callbacks of this room
+ */
+void
+sabot_jobs_install_hooks(void)
+{
+	RegisterXactCallback(end_of_transaction, NULL);
+	RegisterSubXactCallback(end_of_subtransaction, NULL);
+}

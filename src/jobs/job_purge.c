@@ -1,0 +1,126 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_purge.c
+ *		Deletes finished jobs when they have been kept long enough.
+ *
+ * In small steps, each its own transaction, by agents that have nothing else
+ * to do and by probers; so there is no process for it, and no long one.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_purge.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "jobs/jobs.h"
+
+/* Time between looks for jobs to purge, in ms, and steps per look. */
+#define PURGE_EVERY_MS	60000
+#define PURGE_STEPS		10
+#define PURGE_STEP_JOBS 1000
+
+PG_FUNCTION_INFO_V1(sabot_purge);
+
+/*
+ * purge_step - delete up to 1000 jobs that finished before a time
+ *
+ * Those of a role and roles it is a member of, or all with InvalidOid.
+ * Inside a transaction of sabot's own.  Returns how many.
+ */
+static int
+purge_step(TimestampTz before, Oid role)
+{
+	Oid			types[] = {TIMESTAMPTZOID, OIDOID, BOOLOID};
+	Datum		values[] = {TimestampTzGetDatum(before),
+	ObjectIdGetDatum(role), BoolGetDatum(!OidIsValid(role))};
+
+	return sabot_spi("WITH d AS (DELETE FROM sabot.job_history WHERE job_id IN"
+					 " (SELECT h.job_id FROM sabot.job_history h WHERE h.finished_at < $1"
+					 " AND ($3 OR pg_has_role($2, h.owner, 'USAGE'))"
+					 " ORDER BY h.finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
+					 " RETURNING job_id), l AS ("
+					 "DELETE FROM sabot.job_attempt_log WHERE job_id IN (SELECT job_id FROM d))"
+					 " SELECT job_id FROM d",
+					 3, types, values, NULL, 0);
+}
+
+/*
+ * sabot_purge_if_due - purge some jobs older than sabot.keep_jobs, now and
+ * then
+ *
+ * In no transaction.
+ */
+void
+sabot_purge_if_due(void)
+{
+	static TimestampTz last = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (sabot_keep_jobs < 0 ||
+		!TimestampDifferenceExceeds(last, now, PURGE_EVERY_MS))
+		return;
+	last = now;
+	for (int i = 0; i < PURGE_STEPS; i++)
+	{
+		TimestampTz before = now - (int64) sabot_keep_jobs * 60 * USECS_PER_SEC;
+		SabotOwn	own;
+		int			n;
+
+		CHECK_FOR_INTERRUPTS();
+		sabot_own_start_transaction(&own);
+		n = purge_step(before, InvalidOid);
+		sabot_own_commit_transaction(&own);
+		if (n < PURGE_STEP_JOBS)
+			return;
+	}
+	last = 0;					/* there is more: go on when idle again */
+}
+
+/*
+ * SQL: sabot.purge(older_than interval) RETURNS bigint - delete jobs that
+ * finished longer ago; returns how many
+ *
+ * One's own ones, or all if the caller has the rights of the extension's
+ * owner.  22023 for a negative interval.
+ */
+Datum
+sabot_purge(PG_FUNCTION_ARGS)
+{
+	Interval   *older_than = PG_GETARG_INTERVAL_P(0);
+	Oid			caller = GetUserId();
+	TimestampTz before;
+	SabotOwn	own;
+	int64		total = 0;
+	int			n;
+
+	if (sabot_interval_ms(older_than) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("older_than must not be negative")));
+	before = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
+													 TimestampTzGetDatum(GetCurrentTimestamp()),
+													 IntervalPGetDatum(older_than)));
+	if (has_privs_of_role(caller, sabot_catalog(false)->owner))
+		caller = InvalidOid;
+	SPI_connect();
+	sabot_own_begin(&own);
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		n = purge_step(before, caller);
+		total += n;
+	} while (n > 0);
+	sabot_own_end(&own);
+	SPI_finish();
+	PG_RETURN_INT64(total);
+}

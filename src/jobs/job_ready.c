@@ -1,0 +1,521 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_ready.c
+ *		The ids of jobs that are ready to run, in shared memory.
+ *
+ * Looking for the next job in the table costs more the more dead row versions
+ * lie before it, and while somebody holds an old snapshot they stay.  So the
+ * ids of ready jobs are fed to this queue when their transactions commit, and
+ * agents take them from here.  The table remains the truth: an id taken from
+ * the queue is read there before it runs, an id that is there twice or stale
+ * does no harm, and one that is missing is found by a scan.
+ *
+ * There is a lane for each (database, role, queue) whose pair has agents.
+ * What does not fit is left out, and the lane notes from which place in the
+ * order on it is incomplete, its horizon: the lane is good for everything
+ * before the horizon; reaching it, an agent refills the lane from the table,
+ * starting there and not at the beginning.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_ready.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "lib/pairingheap.h"
+#include "miscadmin.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+
+#include "jobs/jobs.h"
+
+/* Ids the queue can hold, all lanes together. */
+#define READY_NODES		32768
+#define READY_LANES		1024
+
+/* One id in a lane. */
+typedef struct ReadyNode
+{
+	union
+	{
+		pairingheap_node heap;	/* in a lane */
+		slist_node	free;		/* or not */
+	}			link;
+	SabotReady	entry;
+} ReadyNode;
+
+/* A place in the order of a lane. */
+typedef struct ReadyPlace
+{
+	int32		priority;
+	int64		job_id;
+} ReadyPlace;
+
+/* The ready jobs of one queue of one pair. */
+typedef struct ReadyLane
+{
+	Oid			dbid;			/* InvalidOid if the lane is not in use */
+	Oid			roleid;
+	char		queue[NAMEDATALEN];
+	int			nentries;
+	pairingheap heap;
+	bool		has_horizon;
+	ReadyPlace	horizon;		/* first place that may be missing here */
+	int			filler;			/* slot of the agent refilling it, or none */
+	uint64		filler_generation;
+} ReadyLane;
+
+/* The pair an agent takes jobs of, in the place of its slot. */
+typedef struct ReadyMember
+{
+	Oid			dbid;
+	Oid			roleid;
+} ReadyMember;
+
+/* Everything is protected by lock; the pool's lock may be taken inside. */
+typedef struct ReadyShared
+{
+	LWLock	   *lock;
+	int			nlanes;			/* lanes in use are among the first nlanes */
+	slist_head	free;
+	ReadyLane	lanes[READY_LANES];
+	ReadyMember members[SABOT_MAX_SLOTS];
+	ReadyNode	nodes[READY_NODES];
+} ReadyShared;
+
+static ReadyShared *ready = NULL;
+static Oid	my_roleid = InvalidOid; /* of the pair joined by this agent */
+
+/*
+ * compare_nodes - order of the jobs of a lane: priority, then id
+ */
+static int
+compare_nodes(const pairingheap_node *a, const pairingheap_node *b, void *arg)
+{
+	const SabotReady *x = &((const ReadyNode *) a)->entry;
+	const SabotReady *y = &((const ReadyNode *) b)->entry;
+
+	if (x->priority != y->priority)
+		return x->priority > y->priority ? 1 : -1;
+	if (x->job_id != y->job_id)
+		return x->job_id < y->job_id ? 1 : -1;
+	return 0;
+}
+
+/*
+ * before - whether an entry comes before a place in the order
+ */
+static bool
+before(const SabotReady *entry, const ReadyPlace *place)
+{
+	if (entry->priority != place->priority)
+		return entry->priority > place->priority;
+	return entry->job_id < place->job_id;
+}
+
+/*
+ * sabot_ready_shmem_size - bytes of shared memory the queue needs
+ */
+Size
+sabot_ready_shmem_size(void)
+{
+	return add_size(MAXALIGN(sizeof(ReadyShared)), sabot_queue_shmem_size());
+}
+
+/*
+ * sabot_ready_shmem_init - create or attach to the queue
+ *
+ * Called with AddinShmemInitLock held.
+ */
+void
+sabot_ready_shmem_init(void)
+{
+	bool		found;
+
+	ready = ShmemInitStruct("sabot ready jobs", sizeof(ReadyShared), &found);
+	if (!found)
+	{
+		memset(ready, 0, sizeof(ReadyShared));
+		ready->lock = &(GetNamedLWLockTranche("sabot")[1].lock);
+		slist_init(&ready->free);
+		for (int i = 0; i < READY_NODES; i++)
+			slist_push_head(&ready->free, &ready->nodes[i].link.free);
+	}
+	sabot_queue_shmem_init(ready->lock);
+}
+
+/*
+ * has_members_locked - whether a pair has agents that take from its lanes
+ */
+static bool
+has_members_locked(Oid dbid, Oid roleid)
+{
+	for (int i = 0; i < sabot_pool_nslots(); i++)
+		if (ready->members[i].dbid == dbid && ready->members[i].roleid == roleid)
+			return true;
+	return false;
+}
+
+/*
+ * find_lane_locked - the lane of a queue of a pair, or NULL
+ */
+static ReadyLane *
+find_lane_locked(Oid dbid, Oid roleid, const char *queue)
+{
+	for (int i = 0; i < ready->nlanes; i++)
+	{
+		ReadyLane  *lane = &ready->lanes[i];
+
+		if (lane->dbid == dbid && lane->roleid == roleid &&
+			strcmp(lane->queue, queue) == 0)
+			return lane;
+	}
+	return NULL;
+}
+
+/*
+ * clear_lane_locked - take all ids out of a lane
+ */
+static void
+clear_lane_locked(ReadyLane *lane)
+{
+	while (!pairingheap_is_empty(&lane->heap))
+	{
+		ReadyNode  *node = (ReadyNode *) pairingheap_remove_first(&lane->heap);
+
+		slist_push_head(&ready->free, &node->link.free);
+	}
+	lane->nentries = 0;
+}
+
+/*
+ * make_lane_locked - a new lane for a queue of a pair
+ *
+ * Takes the place of a lane with nothing in it if need be.  Returns NULL if
+ * there is none; then the queue's jobs wait in the table until there is.
+ */
+static ReadyLane *
+make_lane_locked(Oid dbid, Oid roleid, const char *queue)
+{
+	ReadyLane  *lane = NULL;
+
+	for (int i = 0; i < ready->nlanes && lane == NULL; i++)
+		if (!OidIsValid(ready->lanes[i].dbid))
+			lane = &ready->lanes[i];
+	if (lane == NULL && ready->nlanes < READY_LANES)
+		lane = &ready->lanes[ready->nlanes++];
+	for (int i = 0; i < READY_LANES && lane == NULL; i++)
+		if (ready->lanes[i].nentries == 0 && !ready->lanes[i].has_horizon)
+			lane = &ready->lanes[i];
+	if (lane == NULL)
+		return NULL;
+
+	memset(lane, 0, sizeof(*lane));
+	lane->dbid = dbid;
+	lane->roleid = roleid;
+	strlcpy(lane->queue, queue, NAMEDATALEN);
+	lane->heap.ph_compare = compare_nodes;
+	lane->filler = SABOT_NO_SLOT;
+	return lane;
+}
+
+/*
+ * note_missing_locked - a lane lacks an entry from now on
+ */
+static void
+note_missing_locked(ReadyLane *lane, int32 priority, int64 job_id)
+{
+	SabotReady	entry = {.job_id = job_id,.priority = priority};
+
+	if (lane->has_horizon && !before(&entry, &lane->horizon))
+		return;
+	lane->has_horizon = true;
+	lane->horizon.priority = priority;
+	lane->horizon.job_id = job_id;
+}
+
+/*
+ * sabot_ready_push - a job has become ready
+ *
+ * Does nothing if its pair has no agents: the first one reads the table.
+ * Cannot fail: it is called after commits.
+ */
+void
+sabot_ready_push(Oid dbid, Oid roleid, const char *queue,
+				 const SabotReady *entry)
+{
+	ReadyLane  *lane;
+
+	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
+	if (has_members_locked(dbid, roleid))
+	{
+		lane = find_lane_locked(dbid, roleid, queue);
+		if (lane == NULL)
+			lane = make_lane_locked(dbid, roleid, queue);
+		if (lane != NULL && slist_is_empty(&ready->free))
+			note_missing_locked(lane, entry->priority, entry->job_id);
+		else if (lane != NULL)
+		{
+			ReadyNode  *node = (ReadyNode *) slist_pop_head_node(&ready->free);
+
+			node->entry = *entry;
+			pairingheap_add(&lane->heap, &node->link.heap);
+			lane->nentries++;
+		}
+	}
+	LWLockRelease(ready->lock);
+}
+
+/*
+ * sabot_ready_join - our agent takes jobs of its pair from now on
+ *
+ * What becomes ready from now on is pushed; what was ready before has to be
+ * read from the table after this.
+ */
+void
+sabot_ready_join(void)
+{
+	my_roleid = GetSessionUserId();
+	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
+	ready->members[MySabotSlot].dbid = MyDatabaseId;
+	ready->members[MySabotSlot].roleid = my_roleid;
+	LWLockRelease(ready->lock);
+}
+
+/*
+ * sabot_ready_leave - our agent takes no more jobs
+ *
+ * After the last agent of a pair its lanes are dropped; that there is
+ * something in them is reported to the pool as work that waits.
+ */
+void
+sabot_ready_leave(void)
+{
+	bool		waiting = false;
+
+	if (!OidIsValid(my_roleid))
+		return;
+	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
+	memset(&ready->members[MySabotSlot], 0, sizeof(ReadyMember));
+	for (int i = 0; i < ready->nlanes &&
+		 !has_members_locked(MyDatabaseId, my_roleid); i++)
+	{
+		ReadyLane  *lane = &ready->lanes[i];
+
+		if (lane->dbid != MyDatabaseId || lane->roleid != my_roleid)
+			continue;
+		if (!sabot_queue_blocked_locked(lane->dbid, lane->queue))
+			waiting |= lane->nentries > 0 || lane->has_horizon;
+		clear_lane_locked(lane);
+		lane->has_horizon = false;
+		lane->dbid = InvalidOid;
+	}
+	LWLockRelease(ready->lock);
+	if (waiting)
+		sabot_pool_wake(MyDatabaseId, my_roleid, 1, 0);
+	my_roleid = InvalidOid;
+}
+
+/*
+ * filler_is_alive_locked - whether an agent is refilling a lane just now
+ */
+static bool
+filler_is_alive_locked(const ReadyLane *lane)
+{
+	return lane->filler != SABOT_NO_SLOT &&
+		sabot_pool_is_alive(lane->filler, lane->filler_generation);
+}
+
+/*
+ * first_locked - the first entry of a lane, NULL if it is empty
+ */
+static SabotReady *
+first_locked(ReadyLane *lane)
+{
+	if (pairingheap_is_empty(&lane->heap))
+		return NULL;
+	return &((ReadyNode *) pairingheap_first(&lane->heap))->entry;
+}
+
+/*
+ * is_my_lane_locked - whether our agent might take jobs from a lane now
+ */
+static bool
+is_my_lane_locked(const ReadyLane *lane)
+{
+	return lane->dbid == MyDatabaseId && lane->roleid == my_roleid &&
+		(lane->nentries > 0 || lane->has_horizon) &&
+		!sabot_queue_blocked_locked(lane->dbid, lane->queue);
+}
+
+/*
+ * lacks_first_locked - whether the next job of a lane may be missing in it,
+ * and nobody is about to change that
+ */
+static bool
+lacks_first_locked(ReadyLane *lane)
+{
+	SabotReady *first = first_locked(lane);
+
+	return lane->has_horizon &&
+		(first == NULL || !before(first, &lane->horizon)) &&
+		!filler_is_alive_locked(lane);
+}
+
+/*
+ * best_lane_locked - the lane of our pair with the next job to run
+ *
+ * NULL if there is none.  *refill is set if a lane has to be refilled first.
+ */
+static ReadyLane *
+best_lane_locked(bool *refill)
+{
+	ReadyLane  *best = NULL;
+
+	for (int i = 0; i < ready->nlanes; i++)
+	{
+		ReadyLane  *lane = &ready->lanes[i];
+
+		if (!is_my_lane_locked(lane))
+			continue;
+		if (lacks_first_locked(lane))
+			*refill = true;
+		else if (lane->nentries > 0 &&
+				 (best == NULL ||
+				  compare_nodes(pairingheap_first(&lane->heap),
+								pairingheap_first(&best->heap), NULL) > 0))
+			best = lane;
+	}
+	return best;
+}
+
+/*
+ * sabot_ready_claim - take the next job of our pair and begin it as our work
+ *
+ * On SABOT_CLAIM_TAKEN, entry and queue (NAMEDATALEN bytes) tell which.  Jobs
+ * that another agent has already are dropped on the way.
+ */
+SabotClaim
+sabot_ready_claim(SabotReady *entry, char *queue)
+{
+	SabotClaim	result = SABOT_CLAIM_NONE;
+
+	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
+	for (;;)
+	{
+		bool		refill = false;
+		ReadyLane  *lane = best_lane_locked(&refill);
+		ReadyNode  *node;
+
+		if (refill)
+			result = SABOT_CLAIM_REFILL;
+		if (lane == NULL || refill)
+			break;
+		node = (ReadyNode *) pairingheap_remove_first(&lane->heap);
+		lane->nentries--;
+		*entry = node->entry;
+		slist_push_head(&ready->free, &node->link.free);
+		if (!sabot_pool_begin_work(entry->job_id, sabot_queue_tag(lane->queue)))
+			continue;
+		strlcpy(queue, lane->queue, NAMEDATALEN);
+		result = SABOT_CLAIM_TAKEN;
+		break;
+	}
+	LWLockRelease(ready->lock);
+	return result;
+}
+
+/*
+ * sabot_ready_lane_to_fill - a queue whose lane has to be refilled
+ *
+ * Fills queue (NAMEDATALEN bytes); false if there is none.
+ */
+bool
+sabot_ready_lane_to_fill(char *queue)
+{
+	bool		found = false;
+
+	LWLockAcquire(ready->lock, LW_SHARED);
+	for (int i = 0; i < ready->nlanes && !found; i++)
+	{
+		ReadyLane  *lane = &ready->lanes[i];
+
+		found = is_my_lane_locked(lane) && lacks_first_locked(lane);
+		if (found)
+			strlcpy(queue, lane->queue, NAMEDATALEN);
+	}
+	LWLockRelease(ready->lock);
+	return found;
+}
+
+/*
+ * sabot_ready_begin_fill - begin to refill the lane of a queue
+ *
+ * *priority and *job_id tell the place in the order to read the table from.
+ * Returns false if another agent is at it, or there is no room for a lane.
+ * What becomes ready meanwhile goes into the lane at once.
+ */
+bool
+sabot_ready_begin_fill(const char *queue, int32 *priority, int64 *job_id)
+{
+	uint64		generation = sabot_pool_generation(MySabotSlot);
+	ReadyLane  *lane;
+	bool		ok = false;
+
+	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
+	lane = find_lane_locked(MyDatabaseId, my_roleid, queue);
+	if (lane == NULL)
+		lane = make_lane_locked(MyDatabaseId, my_roleid, queue);
+	if (lane != NULL && !filler_is_alive_locked(lane))
+	{
+		*priority = lane->has_horizon ? lane->horizon.priority : SABOT_MAX_PRIORITY;
+		*job_id = lane->has_horizon ? lane->horizon.job_id : 0;
+		clear_lane_locked(lane);
+		lane->has_horizon = false;
+		lane->filler = MySabotSlot;
+		lane->filler_generation = generation;
+		ok = true;
+	}
+	LWLockRelease(ready->lock);
+	return ok;
+}
+
+/*
+ * sabot_ready_end_fill - our agent has refilled the lane of a queue
+ *
+ * "more" tells that the table has more, from the given place on.
+ */
+void
+sabot_ready_end_fill(const char *queue, bool more, int32 priority,
+					 int64 job_id)
+{
+	ReadyLane  *lane;
+
+	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
+	lane = find_lane_locked(MyDatabaseId, my_roleid, queue);
+	if (lane != NULL)
+	{
+		lane->filler = SABOT_NO_SLOT;
+		if (more)
+			note_missing_locked(lane, priority, job_id);
+	}
+	LWLockRelease(ready->lock);
+}
+
+/*
+ * sabot_ready_is_stocked - whether the lane of a queue has anything in it
+ */
+bool
+sabot_ready_is_stocked(const char *queue)
+{
+	ReadyLane  *lane;
+	bool		stocked;
+
+	LWLockAcquire(ready->lock, LW_SHARED);
+	lane = find_lane_locked(MyDatabaseId, my_roleid, queue);
+	stocked = lane != NULL && (lane->nentries > 0 || lane->has_horizon);
+	LWLockRelease(ready->lock);
+	return stocked;
+}

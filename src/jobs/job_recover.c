@@ -1,0 +1,302 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_recover.c
+ *		A prober's look at the jobs of its database.
+ *
+ * Puts right what nobody else can: jobs whose agent was lost, jobs whose
+ * owner no agent can be (the role is gone, may not log in or not connect),
+ * jobs of pairs whose agents cannot start for any other reason.  And tells
+ * the pool which roles have work here.  All of it can be done again without
+ * harm, so a prober that dies is simply replaced.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_recover.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "jobs/jobs.h"
+
+static MemoryContext probe_context = NULL;
+
+/*
+ * recover_orphans - deal with the jobs of agents that were lost here
+ */
+static void
+recover_orphans(void)
+{
+	SabotOrphan *orphans;
+	int			n = sabot_orphan_copy(&orphans);
+
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) sabot_job_lost(&orphans[i]);
+		sabot_orphan_done(&orphans[i]);
+	}
+}
+
+/*
+ * recover_signals - apply requests to jobs that do not run (anymore)
+ *
+ * Their session or the server may have ended between commit and signal.
+ */
+static void
+recover_signals(void)
+{
+	SabotOwn	own;
+	int			n;
+
+	sabot_own_start_transaction(&own);
+	sabot_spi("DELETE FROM sabot.job_signal s WHERE NOT EXISTS"
+			  " (SELECT FROM sabot.job j WHERE j.job_id = s.job_id)",
+			  0, NULL, NULL, NULL, 0);
+	n = sabot_spi("SELECT s.job_id, s.action FROM sabot.job_signal s",
+				  0, NULL, NULL, NULL, 0);
+	if (n > 0)
+	{
+		SPITupleTable *rows = SPI_tuptable;
+
+		for (int i = 0; i < n; i++)
+		{
+			bool		isnull;
+			int64		job_id = DatumGetInt64(SPI_getbinval(rows->vals[i],
+															 rows->tupdesc, 1, &isnull));
+			char	   *action = SPI_getvalue(rows->vals[i], rows->tupdesc, 2);
+			SabotSlot	slot;
+
+			if (!sabot_pool_find_work(MyDatabaseId, job_id, &slot))
+				sabot_job_interrupt_row(job_id,
+										strcmp(action, "cancel") == 0 ?
+										SABOT_INTERRUPT_CANCEL : SABOT_INTERRUPT_PAUSE);
+		}
+	}
+	sabot_own_commit_transaction(&own);
+}
+
+/*
+ * open_owners - roles with open jobs here, and when their next one is due
+ *
+ * A loose index scan over each of the two indexes.  The list of OIDs and the
+ * array of times are in probe_context.
+ */
+static List *
+open_owners(void)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[1];
+	SabotOwn	own;
+	List	   *owners = NIL;
+	int			n;
+
+	sabot_own_start_transaction(&own);
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	values[0] = Int64GetDatum(sabot_catalog(false)->home);
+	n = sabot_spi("WITH RECURSIVE q AS ("
+				  "(SELECT owner FROM sabot.job WHERE state = 'queued' ORDER BY owner LIMIT 1)"
+				  " UNION ALL"
+				  " SELECT (SELECT j.owner FROM sabot.job j WHERE j.state = 'queued'"
+				  " AND j.owner > q.owner ORDER BY j.owner LIMIT 1)"
+				  " FROM q WHERE q.owner IS NOT NULL), s AS ("
+				  "(SELECT owner FROM sabot.job WHERE state = 'scheduled' ORDER BY owner LIMIT 1)"
+				  " UNION ALL"
+				  " SELECT (SELECT j.owner FROM sabot.job j WHERE j.state = 'scheduled'"
+				  " AND j.owner > s.owner ORDER BY j.owner LIMIT 1)"
+				  " FROM s WHERE s.owner IS NOT NULL)"
+				  " SELECT o.owner FROM (SELECT owner FROM q UNION SELECT owner FROM s) o"
+				  " WHERE o.owner IS NOT NULL AND ("
+				  " EXISTS (SELECT FROM sabot.job j WHERE j.owner = o.owner AND j.home = $1"
+				  " AND j.state = 'queued') OR"
+				  " EXISTS (SELECT FROM sabot.job j WHERE j.owner = o.owner AND j.home = $1"
+				  " AND j.state = 'scheduled'))",
+				  1, types, values, NULL, 0);
+	for (int i = 0; i < n; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(probe_context);
+		bool		isnull;
+
+		owners = lappend_oid(owners,
+							 DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+															SPI_tuptable->tupdesc, 1, &isnull)));
+		MemoryContextSwitchTo(old);
+	}
+	sabot_own_commit_transaction(&own);
+	return owners;
+}
+
+/*
+ * why_no_agent - why no agent can be a role here, or NULL
+ *
+ * Inside a transaction.
+ */
+static const char *
+why_no_agent(Oid roleid)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(roleid));
+	bool		can_login;
+
+	if (!HeapTupleIsValid(tuple))
+		return "the job's owner was dropped";
+	can_login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+	ReleaseSysCache(tuple);
+	if (SABOT_NEEDS_LOGIN && !can_login)
+		return "the job's owner is not permitted to log in";
+	if (!superuser_arg(roleid) &&
+		object_aclcheck(DatabaseRelationId, MyDatabaseId, roleid,
+						ACL_CONNECT) != ACLCHECK_OK)
+		return "the job's owner may not connect to the database";
+	return NULL;
+}
+
+/*
+ * fail_some - fail up to 1000 open jobs of a role that wait to be run
+ *
+ * Returns how many there were.
+ */
+static int
+fail_some(Oid owner, const char *sqlstate, const char *message,
+		  const char *hint)
+{
+	Oid			types[] = {OIDOID, INT8OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(owner), 0,
+		CStringGetTextDatum(sqlstate), CStringGetTextDatum(message),
+	CStringGetTextDatum(hint)};
+	SabotOwn	own;
+	int64	   *ids;
+	int			n;
+
+	sabot_own_start_transaction(&own);
+	values[1] = Int64GetDatum(sabot_catalog(false)->home);
+	n = sabot_spi("WITH d AS (DELETE FROM sabot.job WHERE job_id IN"
+				  " (SELECT j.job_id FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
+				  " AND (j.state = 'queued' OR (j.state = 'scheduled' AND j.run_after <= clock_timestamp()))"
+				  " LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING *)"
+				  " INSERT INTO sabot.job_history (job_id, parent_id, kind, name, owner, owner_name,"
+				  " home, queue, priority, state, attempt, max_attempts, losses, free_retries, atomic,"
+				  " keep_rows, submitted_at, run_after, retry_delay, timeout, command, params, settings,"
+				  " dedup_key, notify, depends_on, on_failure, started_at, sqlstate, error, error_hint,"
+				  " finished_at)"
+				  " SELECT job_id, parent_id, kind, name, owner, owner_name,"
+				  " home, queue, priority, 'failed', attempt, max_attempts, losses, free_retries, atomic,"
+				  " keep_rows, submitted_at, run_after, retry_delay, timeout, command, params, settings,"
+				  " dedup_key, notify, depends_on, on_failure, started_at, $3, $4, $5,"
+				  " clock_timestamp() FROM d RETURNING job_id, name, notify",
+				  5, types, values, NULL, 0);
+	ids = MemoryContextAlloc(probe_context, sizeof(int64) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		SabotJob	job = {0};
+		bool		isnull;
+
+		job.job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+												 SPI_tuptable->tupdesc, 1, &isnull));
+		job.name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
+		job.notify = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 3);
+		sabot_job_notify(&job, SABOT_JOB_FAILED);
+		ids[i] = job.job_id;
+	}
+	sabot_own_commit_transaction(&own);
+	for (int i = 0; i < n; i++)
+		sabot_wait_wakeup(ids[i]);
+	return n;
+}
+
+/*
+ * probe_owner - have the open jobs of a role run, or fail them
+ */
+static void
+probe_owner(Oid owner)
+{
+	SabotPair	pair;
+	const char *why;
+	bool		known = sabot_pool_get_pair(MyDatabaseId, owner, &pair);
+
+	StartTransactionCommand();
+	why = why_no_agent(owner);
+	CommitTransactionCommand();
+
+	if (why != NULL)
+	{
+		while (fail_some(owner, unpack_sql_state(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+						 why, "Submit the job again as a role that may connect.") > 0)
+			CHECK_FOR_INTERRUPTS();
+	}
+	else if (known && pair.give_up)
+	{
+		while (fail_some(owner, unpack_sql_state(pair.sqlstate ? pair.sqlstate :
+												 ERRCODE_CONNECTION_FAILURE),
+						 psprintf("agents cannot start: %s", pair.error),
+						 "The server log says more. Use sabot.retry_job() when the cause is gone.") > 0)
+			CHECK_FOR_INTERRUPTS();
+	}
+	else
+	{
+		/* "Due now" makes agents look at the table and not only in memory. */
+		(void) sabot_pool_prepare_pair(MyDatabaseId, owner);
+		sabot_pool_wake(MyDatabaseId, owner, 1, GetCurrentTimestamp());
+		return;
+	}
+	sabot_pool_forgive_pair(MyDatabaseId, owner);
+}
+
+/*
+ * forgive_pairs - forget that agents of pairs without open jobs failed
+ */
+static void
+forgive_pairs(List *owners)
+{
+	SabotPair  *pairs = palloc(sizeof(SabotPair) * 4096);
+	int			n = sabot_pool_copy_pairs(pairs, 4096);
+
+	for (int i = 0; i < n; i++)
+		if (pairs[i].key.dbid == MyDatabaseId && pairs[i].failures > 0 &&
+			!list_member_oid(owners, pairs[i].key.roleid))
+			sabot_pool_forgive_pair(MyDatabaseId, pairs[i].key.roleid);
+	pfree(pairs);
+}
+
+/*
+ * sabot_jobs_probe - everything a prober does in its database
+ */
+void
+sabot_jobs_probe(void)
+{
+	List	   *owners = NIL;
+	ListCell   *lc;
+	bool		exists;
+
+	probe_context = AllocSetContextCreate(TopMemoryContext, "sabot probe",
+										  ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(probe_context);
+	StartTransactionCommand();
+	exists = sabot_catalog(true) != NULL;
+	CommitTransactionCommand();
+	if (exists)
+	{
+		sabot_prober_read_keep_agents();
+		sabot_queue_load();
+		recover_orphans();
+		recover_signals();
+		owners = open_owners();
+		foreach(lc, owners)
+			probe_owner(lfirst_oid(lc));
+		sabot_purge_if_due();
+	}
+	forgive_pairs(owners);
+}

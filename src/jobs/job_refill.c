@@ -1,0 +1,252 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_refill.c
+ *		Fills the queue of ready jobs from the table.
+ *
+ * Done when an agent's pair has no other agent yet, when a lane has run out
+ * but the table has more, when scheduled jobs are due, and every few seconds
+ * of idleness, in case a wake was lost.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_refill.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "jobs/jobs.h"
+
+/* Ids to read at a time, and due jobs to queue in one transaction. */
+#define FILL_LIMIT		4096
+#define DUE_LIMIT		1000
+
+/* A full look at the table is taken no more often than this, in ms. */
+#define FULL_SCAN_MS	2000
+
+static TimestampTz last_full_scan = 0;
+
+/*
+ * begin_scan - begin a transaction of sabot's own for looking at the table
+ *
+ * The statements here must use their index however large the table looks;
+ * without statistics the planner might think otherwise.
+ */
+static void
+begin_scan(SabotOwn *own)
+{
+	static const char *const off[] = {
+		"enable_seqscan", "enable_bitmapscan", "enable_sort"
+	};
+
+	sabot_own_start_transaction(own);
+	for (int i = 0; i < lengthof(off); i++)
+		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * pair_values - the first two parameters of every statement here
+ */
+static void
+pair_values(Datum *values)
+{
+	values[0] = ObjectIdGetDatum(GetSessionUserId());
+	values[1] = Int64GetDatum(sabot_catalog(false)->home);
+}
+
+/*
+ * sabot_refill_lane - read the next ready jobs of a queue of our pair
+ */
+void
+sabot_refill_lane(const char *queue)
+{
+	Oid			types[] = {OIDOID, INT8OID, TEXTOID, INT4OID, INT8OID};
+	Datum		values[5];
+	SabotOwn	own;
+	SabotReady	entry = {0};
+	int32		priority;
+	int64		job_id;
+	int			n;
+
+	if (!sabot_ready_begin_fill(queue, &priority, &job_id))
+		return;
+	begin_scan(&own);
+	pair_values(values);
+	values[2] = CStringGetTextDatum(queue);
+	values[3] = Int32GetDatum(-priority);
+	values[4] = Int64GetDatum(job_id);
+	n = sabot_spi("SELECT job_id, priority FROM sabot.job"
+				  " WHERE owner = $1 AND home = $2 AND queue = $3 AND state = 'queued'"
+				  " AND ((-priority), job_id) >= ($4, $5)"
+				  " ORDER BY (-priority), job_id LIMIT 4096",
+				  5, types, values, NULL, 0);
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		entry.job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+												   SPI_tuptable->tupdesc, 1, &isnull));
+		entry.priority = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i],
+													 SPI_tuptable->tupdesc, 2, &isnull));
+		sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &entry);
+	}
+	sabot_own_commit_transaction(&own);
+	sabot_ready_end_fill(queue, n == FILL_LIMIT, entry.priority,
+						 entry.job_id + 1);
+}
+
+/*
+ * queue_due - make scheduled jobs of our pair that are due ready
+ *
+ * Returns false if there may be more of them.
+ */
+static bool
+queue_due(void)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[2];
+	SabotOwn	own;
+	int			n;
+
+	begin_scan(&own);
+	pair_values(values);
+	n = sabot_spi("UPDATE sabot.job SET state = 'queued' WHERE job_id IN"
+				  " (SELECT j.job_id FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
+				  " AND j.state = 'scheduled' AND j.run_after <= clock_timestamp()"
+				  " ORDER BY j.run_after LIMIT 1000 FOR UPDATE SKIP LOCKED)"
+				  " RETURNING job_id, priority, queue",
+				  2, types, values, NULL, 0);
+	for (int i = 0; i < n; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		int64		job_id = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
+		int32		priority = DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull));
+
+		sabot_pending_submit(job_id, priority, SPI_getvalue(row, desc, 3),
+							 GetSessionUserId(), 0, 0);
+	}
+	sabot_own_commit_transaction(&own);
+	return n < DUE_LIMIT;
+}
+
+/*
+ * note_next_due - tell the pool when the next scheduled job of our pair is due
+ *
+ * A job scheduled meanwhile tells the pool itself, when it commits; so the
+ * pool is told before we look, and what it knows is only lowered after.
+ */
+static void
+note_next_due(void)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[2];
+	SabotOwn	own;
+	TimestampTz due = 0;
+
+	sabot_pool_set_due(MyDatabaseId, GetSessionUserId(), 0);
+	begin_scan(&own);
+	pair_values(values);
+	if (sabot_spi("SELECT run_after FROM sabot.job WHERE owner = $1 AND home = $2"
+				  " AND state = 'scheduled' ORDER BY run_after LIMIT 1",
+				  2, types, values, NULL, 0) > 0)
+	{
+		bool		isnull;
+
+		due = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0],
+												SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	sabot_own_commit_transaction(&own);
+	if (due != 0)
+		sabot_pool_wake(MyDatabaseId, GetSessionUserId(), 0, due);
+}
+
+/*
+ * ready_queues - names of the queues in which jobs of our pair are ready
+ *
+ * A loose index scan: one probe per queue, however many jobs each has.  The
+ * list is in the given context.
+ */
+static List *
+ready_queues(MemoryContext context)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[2];
+	SabotOwn	own;
+	List	   *result = NIL;
+	int			n;
+
+	begin_scan(&own);
+	pair_values(values);
+	n = sabot_spi("WITH RECURSIVE q AS ("
+				  "(SELECT queue FROM sabot.job WHERE owner = $1 AND home = $2"
+				  " AND state = 'queued' ORDER BY queue LIMIT 1)"
+				  " UNION ALL"
+				  " SELECT (SELECT j.queue FROM sabot.job j WHERE j.owner = $1"
+				  " AND j.home = $2 AND j.state = 'queued' AND j.queue > q.queue"
+				  " ORDER BY j.queue LIMIT 1)"
+				  " FROM q WHERE q.queue IS NOT NULL)"
+				  " SELECT queue FROM q WHERE queue IS NOT NULL",
+				  2, types, values, NULL, 0);
+	for (int i = 0; i < n; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		result = lappend(result, SPI_getvalue(SPI_tuptable->vals[i],
+											  SPI_tuptable->tupdesc, 1));
+		MemoryContextSwitchTo(old);
+	}
+	sabot_own_commit_transaction(&own);
+	return result;
+}
+
+/*
+ * sabot_refill_is_due - whether it is time for a full look at the table
+ */
+bool
+sabot_refill_is_due(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	SabotPair	pair;
+
+	if (TimestampDifferenceExceeds(last_full_scan, now, FULL_SCAN_MS))
+		return true;
+	return sabot_pool_get_pair(MyDatabaseId, GetSessionUserId(), &pair) &&
+		pair.next_due != 0 && pair.next_due <= now;
+}
+
+/*
+ * sabot_refill_all - look for everything our pair could run
+ *
+ * To be called in no transaction.
+ */
+void
+sabot_refill_all(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "sabot refill",
+												  ALLOCSET_SMALL_SIZES);
+	ListCell   *lc;
+
+	last_full_scan = GetCurrentTimestamp();
+	while (!queue_due())
+		CHECK_FOR_INTERRUPTS();
+	note_next_due();
+	foreach(lc, ready_queues(context))
+	{
+		const char *queue = lfirst(lc);
+
+		if (!sabot_ready_is_stocked(queue))
+			sabot_refill_lane(queue);
+	}
+	MemoryContextDelete(context);
+}

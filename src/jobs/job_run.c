@@ -1,0 +1,416 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_run.c
+ *		Runs one job in an agent, once.
+ *
+ * The job's effects and its end are one transaction: the row moves to history
+ * in the transaction the command ran in, or the command is rolled back.  So
+ * whatever kills the agent, the server or the machine, and whenever, either
+ * both have happened or neither, and a job whose row is still there has had
+ * no effect.
+ *
+ * A command that PostgreSQL refuses inside a transaction block cannot be had
+ * that way.  It runs statement by statement, after its start was committed,
+ * so that nobody takes it for one that can simply be run again.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_run.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "jobs/jobs.h"
+
+/* A job that ignores its timeout is interrupted again so often, in ms. */
+#define TIMEOUT_REPEAT_MS 1000
+
+static MemoryContext job_context = NULL;
+static volatile sig_atomic_t timed_out = false;
+
+/*
+ * handle_job_timeout - timeout handler: interrupt what the job is doing
+ */
+static void
+handle_job_timeout(void)
+{
+	timed_out = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * start_timeout - begin to count the timeout of an attempt, if there is one
+ */
+static void
+start_timeout(int64 timeout_ms)
+{
+	static TimeoutId timeout_id = MAX_TIMEOUTS;
+
+	timed_out = false;
+	if (timeout_ms <= 0)
+		return;
+	if (timeout_id == MAX_TIMEOUTS)
+		timeout_id = RegisterTimeout(USER_TIMEOUT, handle_job_timeout);
+	enable_timeout_every(timeout_id,
+						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													 timeout_ms),
+						 TIMEOUT_REPEAT_MS);
+}
+
+/*
+ * sabot_job_timed_out - whether the current attempt has had its timeout
+ */
+bool
+sabot_job_timed_out(void)
+{
+	return timed_out;
+}
+
+/*
+ * raise_if_interrupted - raise 57014 if the job was interrupted
+ *
+ * The interrupt itself is an error already, but the job may have caught that.
+ */
+static void
+raise_if_interrupted(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (timed_out || sabot_agent_interrupted() != SABOT_INTERRUPT_NONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("canceling statement due to user request")));
+}
+
+/*
+ * load_job - read the job an agent has taken, or NULL if it is not to run
+ *
+ * It may have been cancelled, paused or finished since its id was queued.
+ */
+static SabotJob *
+load_job(int64 job_id, bool *must_leave)
+{
+	MemoryContext old;
+	SabotJob   *job;
+
+	StartTransactionCommand();
+	*must_leave = sabot_agent_authority_changed();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	old = MemoryContextSwitchTo(job_context);
+	job = sabot_job_read(job_id);
+	MemoryContextSwitchTo(old);
+	if (job != NULL &&
+		(job->owner != GetSessionUserId() ||
+		 job->home != sabot_catalog(false)->home ||
+		 job->state != sabot_catalog(false)->states[SABOT_JOB_QUEUED]))
+		job = NULL;
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return job;
+}
+
+/*
+ * report_running - show in pg_stat_activity what the agent runs
+ */
+static void
+report_running(const SabotJob *job)
+{
+	char		name[NAMEDATALEN];
+
+	snprintf(name, sizeof(name), "sabot job " INT64_FORMAT, job->job_id);
+	pgstat_report_appname(name);
+	debug_query_string = job->command;
+	pgstat_report_activity(STATE_RUNNING, job->command);
+}
+
+/*
+ * run_atomic - run a job and complete it in one transaction
+ *
+ * Returns false if the job was taken away meanwhile: then the transaction is
+ * still open and must be rolled back.
+ */
+static bool
+run_atomic(const SabotJob *job, List *statements, SabotEnd *end,
+		   SabotOutcome *outcome, TimestampTz *executed_at)
+{
+	bool		ours;
+
+	StartTransactionCommand();
+	BeginImplicitTransactionBlock();
+	sabot_settings_apply(job->settings);
+	sabot_job_execute(job->command, statements, job->params,
+					  SABOT_EXEC_ATOMIC, outcome, NULL, NULL);
+	raise_if_interrupted();
+	*executed_at = GetCurrentTimestamp();
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ours = sabot_job_finish(job, end);
+	PopActiveSnapshot();
+	if (!ours)
+		return false;
+	EndImplicitTransactionBlock();
+	CommitTransactionCommand();
+	return true;
+}
+
+/*
+ * record_start - commit that an attempt begins whose effects cannot be undone
+ *
+ * Returns false if the job was taken away meanwhile.
+ */
+static bool
+record_start(SabotJob *job, SabotEnd *end)
+{
+	Oid			types[] = {INT8OID, INT4OID, TIMESTAMPTZOID};
+	Datum		values[] = {Int64GetDatum(job->job_id),
+		Int32GetDatum(job->attempt),
+	TimestampTzGetDatum(end->started_at)};
+	SabotOwn	own;
+	bool		ours;
+
+	sabot_own_start_transaction(&own);
+	ours = sabot_spi("UPDATE sabot.job SET attempt = attempt + 1, atomic = false,"
+					 " started_at = $3 WHERE job_id = $1 AND attempt = $2"
+					 " AND state = 'queued'",
+					 3, types, values, NULL, 0) == 1;
+	sabot_own_commit_transaction(&own);
+	if (ours)
+	{
+		job->attempt++;
+		job->has_atomic = true;
+		job->atomic = false;
+		end->atomic = false;
+		sabot_attempt_begin(job->job_id, job->attempt);
+	}
+	return ours;
+}
+
+/*
+ * run_singly - run a job statement by statement, and complete it
+ *
+ * Returns false if the job was taken away meanwhile.
+ */
+static bool
+run_singly(SabotJob *job, List *statements, SabotEnd *end,
+		   SabotOutcome *outcome, TimestampTz *executed_at)
+{
+	SabotOwn	own;
+	bool		ours;
+
+	if (!record_start(job, end))
+		return false;
+	StartTransactionCommand();
+	sabot_settings_apply(job->settings);
+	CommitTransactionCommand();
+	sabot_job_execute(job->command, statements, job->params,
+					  SABOT_EXEC_SINGLY, outcome, NULL, NULL);
+	raise_if_interrupted();
+	*executed_at = GetCurrentTimestamp();
+
+	/* From here on nothing is the job's anymore, whoever it has become. */
+	sabot_agent_reset_session();
+	sabot_own_start_transaction(&own);
+	ours = sabot_job_finish(job, end);
+	sabot_own_commit_transaction(&own);
+	return ours;
+}
+
+/*
+ * refused_in_block - whether an error says that a command cannot run inside a
+ * transaction block, and the job allows to run it outside one
+ */
+static bool
+refused_in_block(const SabotJob *job, const ErrorData *error)
+{
+	return !job->has_atomic &&
+		(error->sqlerrcode == ERRCODE_ACTIVE_SQL_TRANSACTION ||
+		 error->sqlerrcode == ERRCODE_INVALID_TRANSACTION_TERMINATION);
+}
+
+/*
+ * attempt - make one attempt, atomic or not
+ *
+ * Returns NULL if the job was completed or taken away, else the error, in
+ * job_context.  No transaction is open afterwards.
+ */
+static ErrorData *
+attempt(SabotJob *job, List *statements, bool singly, SabotEnd *end,
+		TimestampTz *executed_at)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SabotOutcome *outcome = sabot_outcome_create(job_context, job->keep_rows);
+	ErrorData  *volatile error = NULL;
+
+	end->outcome = outcome;
+	sabot_capture_notices_begin(outcome);
+	start_timeout(job->timeout_ms);
+	PG_TRY();
+	{
+		bool		ours;
+
+		if (statements == NIL)
+		{
+			statements = sabot_job_parse(job->command);
+			sabot_job_check_statements(job->command, statements);
+			singly |= sabot_job_needs_singly(statements) && !job->has_atomic;
+		}
+		ours = singly ?
+			run_singly(job, statements, end, outcome, executed_at) :
+			run_atomic(job, statements, end, outcome, executed_at);
+		if (!ours)
+			AbortOutOfAnyTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(job_context);
+		error = CopyErrorData();
+		disable_all_timeouts(false);
+		QueryCancelPending = false;
+		sabot_capture_notices_end();
+		if (singly || !refused_in_block(job, error))
+			EmitErrorReport();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+	}
+	PG_END_TRY();
+	disable_all_timeouts(false);
+	sabot_capture_notices_end();
+	MemoryContextSwitchTo(caller);
+	return error;
+}
+
+/*
+ * say_timed_out - make the error of an interrupted attempt tell of the timeout
+ */
+static void
+say_timed_out(const SabotJob *job, ErrorData *error)
+{
+	error->message = psprintf("job timed out after " INT64_FORMAT " ms",
+							  job->timeout_ms);
+	error->hint = pstrdup("Submit it with a longer timeout.");
+}
+
+/*
+ * attempt_ended_badly - record an attempt that did not complete the job
+ */
+static void
+attempt_ended_badly(const SabotJob *job, SabotEnd *end, ErrorData *error)
+{
+	SabotInterrupt interrupt = sabot_agent_interrupted();
+
+	end->error = error;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && timed_out)
+		say_timed_out(job, error);
+	else if (error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+			 (interrupt == SABOT_INTERRUPT_CANCEL ||
+			  interrupt == SABOT_INTERRUPT_PAUSE ||
+			  interrupt == SABOT_INTERRUPT_GIVE_BACK))
+	{
+		sabot_job_set_aside(job, interrupt, end);
+		return;
+	}
+	sabot_job_attempt_failed(job, end);
+}
+
+/*
+ * profile_job - account for the time a job took, part by part
+ */
+static void
+profile_job(const SabotReady *entry, TimestampTz started_at,
+			TimestampTz executed_at)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (entry->submitted_at == 0)
+		return;
+	sabot_profile_add(SABOT_SUBMISSION, entry->submitted_at, entry->pushed_at);
+	sabot_profile_add(SABOT_DISPATCH, entry->pushed_at, started_at);
+	sabot_profile_add(SABOT_EXECUTION, started_at, executed_at);
+	sabot_profile_add(SABOT_COMPLETION, executed_at, now);
+	sabot_profile_add(SABOT_TOTAL, entry->submitted_at, now);
+}
+
+/*
+ * run_loaded - run a job that was read, whatever comes of it
+ */
+static void
+run_loaded(SabotJob *job, const SabotReady *entry)
+{
+	SabotEnd	end = {.state = SABOT_JOB_COMPLETED};
+	TimestampTz executed_at = 0;
+	ErrorData  *error;
+
+	end.attempt = job->attempt + 1;
+	end.losses = job->losses;
+	end.atomic = true;
+	end.started_at = GetCurrentTimestamp();
+	sabot_attempt_begin(job->job_id, end.attempt);
+	report_running(job);
+
+	error = attempt(job, NIL, job->has_atomic && !job->atomic, &end,
+					&executed_at);
+	if (error != NULL && end.atomic && refused_in_block(job, error))
+		error = attempt(job, NIL, true, &end, &executed_at);
+	if (error != NULL)
+		attempt_ended_badly(job, &end, error);
+	else if (executed_at != 0)
+		profile_job(entry, end.started_at, executed_at);
+	debug_query_string = NULL;
+	sabot_attempt_end();
+}
+
+/*
+ * sabot_job_run - run the job that our agent has taken
+ *
+ * Afterwards the agent has no work, the session is reset, and whoever waits
+ * for the job knows.
+ */
+void
+sabot_job_run(const SabotReady *entry, const char *queue)
+{
+	SabotJob   *job;
+	bool		must_leave;
+
+	if (job_context == NULL)
+		job_context = AllocSetContextCreate(TopMemoryContext, "sabot job",
+											ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(job_context);
+
+	job = load_job(entry->job_id, &must_leave);
+	if (must_leave)
+	{
+		sabot_pool_end_work();
+		sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, entry);
+		sabot_pool_wake(MyDatabaseId, GetSessionUserId(), 1, 0);
+	}
+	else
+	{
+		sabot_pool_took_work(MyDatabaseId, GetSessionUserId());
+		if (job != NULL)
+			run_loaded(job, entry);
+		sabot_pool_end_work();
+		sabot_wait_wakeup(entry->job_id);
+		if (job != NULL)
+			sabot_agent_reset_session();
+	}
+	if (sabot_queue_is_limited(MyDatabaseId, queue))
+		sabot_pool_wake_all(MyDatabaseId);
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextReset(job_context);
+}

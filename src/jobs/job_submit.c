@@ -1,0 +1,621 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_submit.c
+ *		Submitting jobs: one INSERT in the caller's transaction.
+ *
+ * The row belongs to the role that is current at the call, which is the
+ * owner of a SECURITY DEFINER function if it is one that submits.  Everything
+ * that can be known to be wrong is refused here, while there is somebody to
+ * tell, and not hours later in the background.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_submit.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "jobs/jobs.h"
+
+#define MAX_NAME_BYTES 255
+
+PG_FUNCTION_INFO_V1(sabot_submit_job);
+PG_FUNCTION_INFO_V1(sabot_submit_jobs);
+PG_FUNCTION_INFO_V1(sabot_submit_job_each);
+
+/* Parameters of the INSERT that all ways to submit have in common. */
+typedef enum SubmitParam
+{
+	P_NAME,
+	P_OWNER,
+	P_OWNER_NAME,
+	P_HOME,
+	P_QUEUE,
+	P_PRIORITY,
+	P_STATE,
+	P_MAX_ATTEMPTS,
+	P_ATOMIC,
+	P_KEEP_ROWS,
+	P_SUBMITTED_AT,
+	P_RUN_AFTER,
+	P_RETRY_DELAY,
+	P_TIMEOUT,
+	P_SETTINGS,
+	P_DEDUP_KEY,
+	P_NOTIFY,
+	P_COMMAND,					/* text or text[] */
+	P_PARAMS,					/* jsonb */
+	NPARAMS
+} SubmitParam;
+
+static const Oid single_types[NPARAMS] = {
+	TEXTOID, OIDOID, NAMEOID, INT8OID, TEXTOID, INT4OID, TEXTOID, INT4OID,
+	BOOLOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID,
+	INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
+};
+static const Oid batch_types[NPARAMS] = {
+	TEXTOID, OIDOID, NAMEOID, INT8OID, TEXTOID, INT4OID, TEXTOID, INT4OID,
+	BOOLOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID,
+	INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTARRAYOID, JSONBOID
+};
+
+#define INSERT_INTO \
+	"INSERT INTO sabot.job (name, owner, owner_name, home, queue, priority, state," \
+	" max_attempts, atomic, keep_rows, submitted_at, run_after, retry_delay," \
+	" timeout, settings, dedup_key, notify, command, params) "
+#define COMMON_VALUES \
+	"$1, $2, $3, $4, $5, $6, $7::sabot.job_state, $8, $9, $10, $11, $12, $13," \
+	" $14, $15, $16, $17"
+
+static const char insert_one[] =
+	INSERT_INTO "VALUES (" COMMON_VALUES ", $18, $19)"
+	" ON CONFLICT (owner, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
+	" RETURNING job_id";
+static const char insert_commands[] =
+	INSERT_INTO "SELECT " COMMON_VALUES ", c.command, $19"
+	" FROM unnest($18) AS c (command) RETURNING job_id";
+static const char insert_commands_params[] =
+	INSERT_INTO "SELECT " COMMON_VALUES ", c.command, c.params"
+	" FROM ROWS FROM (unnest($18), jsonb_array_elements($19)) AS c (command, params)"
+	" RETURNING job_id";
+static const char insert_each[] =
+	INSERT_INTO "SELECT " COMMON_VALUES ", $18, c.params"
+	" FROM jsonb_array_elements($19) AS c (params) RETURNING job_id";
+
+/* What a call submits, with its options checked. */
+typedef struct Submission
+{
+	Datum		values[NPARAMS];
+	char		nulls[NPARAMS + 1];
+	int32		priority;
+	char	   *queue;
+	TimestampTz submitted_at;
+	TimestampTz run_after;		/* 0 = ready at once */
+} Submission;
+
+/*
+ * invalid - raise 22023
+ */
+static void
+invalid(const char *message)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s", message)));
+}
+
+/*
+ * refuse_later_feature - raise 0A000 for a parameter of a later version
+ */
+static void
+refuse_later_feature(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	if (!PG_ARGISNULL(argno))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" is not supported yet", name)));
+}
+
+/*
+ * sabot_check_owner_can_login - raise 28000 if no agent could be the role
+ *
+ * Before PostgreSQL 17 a background worker can only connect as a role that
+ * may log in.
+ */
+void
+sabot_check_owner_can_login(Oid roleid)
+{
+	HeapTuple	tuple;
+	bool		can_login;
+
+	if (!SABOT_NEEDS_LOGIN)
+		return;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(roleid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for role %u", roleid);
+	can_login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+	ReleaseSysCache(tuple);
+	if (!can_login)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+				 errmsg("role \"%s\" is not permitted to log in",
+						GetUserNameFromId(roleid, false)),
+				 errdetail("Jobs run on agents that are connected as the job's owner."),
+				 errhint("Use ALTER ROLE … LOGIN, or submit as a role that may log in.")));
+}
+
+/*
+ * set_value - set a parameter of the INSERT
+ */
+static void
+set_value(Submission *s, SubmitParam p, Datum value)
+{
+	s->values[p] = value;
+	s->nulls[p] = ' ';
+}
+
+/*
+ * set_arg - set a parameter of the INSERT to an argument, unless it is NULL
+ */
+static void
+set_arg(Submission *s, SubmitParam p, FunctionCallInfo fcinfo, int argno)
+{
+	if (!PG_ARGISNULL(argno))
+		set_value(s, p, PG_GETARG_DATUM(argno));
+}
+
+/*
+ * required_int - an integer argument that must not be NULL
+ */
+static int32
+required_int(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	if (PG_ARGISNULL(argno))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	return PG_GETARG_INT32(argno);
+}
+
+/*
+ * check_interval - raise 22023 for an interval below the minimum, in ms
+ */
+static void
+check_interval(FunctionCallInfo fcinfo, int argno, const char *name,
+			   int64 minimum)
+{
+	if (PG_ARGISNULL(argno))
+		return;
+	if (sabot_interval_ms(PG_GETARG_INTERVAL_P(argno)) < minimum)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must %s", name,
+						minimum > 0 ? "be at least 1 ms" : "not be negative")));
+}
+
+/*
+ * begin_submission - who submits, from where, when
+ */
+static void
+begin_submission(Submission *s)
+{
+	Oid			owner = GetUserId();
+
+	sabot_pool_require();
+	sabot_check_owner_can_login(owner);
+	memset(s, 0, sizeof(*s));
+	memset(s->nulls, 'n', NPARAMS);
+	s->submitted_at = GetCurrentTimestamp();
+	set_value(s, P_OWNER, ObjectIdGetDatum(owner));
+	set_value(s, P_OWNER_NAME,
+			  DirectFunctionCall1(namein,
+								  CStringGetDatum(GetUserNameFromId(owner, false))));
+	set_value(s, P_HOME, Int64GetDatum(sabot_catalog(false)->home));
+	set_value(s, P_SUBMITTED_AT, TimestampTzGetDatum(s->submitted_at));
+	set_value(s, P_SETTINGS, PointerGetDatum(sabot_settings_capture()));
+	set_value(s, P_RETRY_DELAY,
+			  DirectFunctionCall3(interval_in, CStringGetDatum("1 s"),
+								  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	set_value(s, P_KEEP_ROWS, Int32GetDatum(0));
+}
+
+/*
+ * set_identity - name, queue and priority, arguments name to priority
+ */
+static void
+set_identity(Submission *s, FunctionCallInfo fcinfo, int name, int queue,
+			 int priority)
+{
+	set_arg(s, P_NAME, fcinfo, name);
+	if (!PG_ARGISNULL(name) &&
+		VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(name)) > MAX_NAME_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
+				 errmsg("name of a job is longer than %d bytes", MAX_NAME_BYTES)));
+
+	if (PG_ARGISNULL(queue))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("queue must not be null")));
+	s->queue = text_to_cstring(PG_GETARG_TEXT_PP(queue));
+	sabot_check_queue_name(s->queue);
+	set_arg(s, P_QUEUE, fcinfo, queue);
+
+	s->priority = required_int(fcinfo, priority, "priority");
+	if (s->priority < SABOT_MIN_PRIORITY || s->priority > SABOT_MAX_PRIORITY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("priority %d is out of range", s->priority),
+				 errdetail("Priorities go from %d to %d.",
+						   SABOT_MIN_PRIORITY, SABOT_MAX_PRIORITY)));
+	set_arg(s, P_PRIORITY, fcinfo, priority);
+}
+
+/*
+ * set_run_after - when the job may start
+ */
+static void
+set_run_after(Submission *s, FunctionCallInfo fcinfo, int run_after)
+{
+	set_arg(s, P_RUN_AFTER, fcinfo, run_after);
+	if (!PG_ARGISNULL(run_after) &&
+		PG_GETARG_TIMESTAMPTZ(run_after) > s->submitted_at)
+		s->run_after = PG_GETARG_TIMESTAMPTZ(run_after);
+	set_value(s, P_STATE,
+			  CStringGetTextDatum(sabot_state_label(s->run_after ?
+													SABOT_JOB_SCHEDULED : SABOT_JOB_QUEUED)));
+}
+
+/*
+ * set_attempts - attempts, the delay between them and the timeout of each
+ */
+static void
+set_attempts(Submission *s, FunctionCallInfo fcinfo, int max_attempts,
+			 int retry_delay, int timeout)
+{
+	if (required_int(fcinfo, max_attempts, "max_attempts") < 1)
+		invalid("max_attempts must be at least 1");
+	set_arg(s, P_MAX_ATTEMPTS, fcinfo, max_attempts);
+	check_interval(fcinfo, retry_delay, "retry_delay", 0);
+	set_arg(s, P_RETRY_DELAY, fcinfo, retry_delay);
+	check_interval(fcinfo, timeout, "timeout", 1);
+	set_arg(s, P_TIMEOUT, fcinfo, timeout);
+}
+
+/*
+ * set_results - rows to keep, and the channel to notify
+ */
+static void
+set_results(Submission *s, FunctionCallInfo fcinfo, int keep_rows, int notify)
+{
+	if (required_int(fcinfo, keep_rows, "keep_rows") < 0)
+		invalid("keep_rows must not be negative");
+	set_arg(s, P_KEEP_ROWS, fcinfo, keep_rows);
+	if (!PG_ARGISNULL(notify))
+	{
+		Size		len = VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(notify));
+
+		if (len == 0 || len >= NAMEDATALEN)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid channel name: \"%s\"",
+							text_to_cstring(PG_GETARG_TEXT_PP(notify)))));
+	}
+	set_arg(s, P_NOTIFY, fcinfo, notify);
+}
+
+/*
+ * required_command - a command that must be there and could be run
+ *
+ * Raises 22023 if it is NULL or empty, its syntax error if it has one, and
+ * what sabot_job_check_statements() raises.
+ */
+static char *
+required_command(FunctionCallInfo fcinfo, int argno)
+{
+	char	   *command;
+
+	if (PG_ARGISNULL(argno))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("command must not be null")));
+	command = text_to_cstring(PG_GETARG_TEXT_PP(argno));
+	sabot_job_check_statements(command, sabot_job_parse(command));
+	return command;
+}
+
+/*
+ * require_array - raise 22023 unless a jsonb value is an array
+ */
+static void
+require_array(Jsonb *params, const char *what)
+{
+	if (JB_ROOT_IS_SCALAR(params) || !JB_ROOT_IS_ARRAY(params))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a JSON array", what)));
+}
+
+/*
+ * insert_jobs - run the INSERT of a submission
+ *
+ * Fills *ids, in the caller's memory, and returns how many there are.
+ */
+static int
+insert_jobs(Submission *s, const char *sql, const Oid *types, int64 **ids)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SabotOwn	own;
+	int			n;
+
+	SPI_connect();
+	sabot_own_begin(&own);
+	n = sabot_spi(sql, NPARAMS, types, s->values, s->nulls, 0);
+	*ids = MemoryContextAllocHuge(caller, sizeof(int64) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		(*ids)[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+												SPI_tuptable->tupdesc, 1, &isnull));
+		sabot_pending_submit((*ids)[i], s->priority, s->queue,
+							 DatumGetObjectId(s->values[P_OWNER]),
+							 s->run_after, s->submitted_at);
+	}
+	sabot_own_end(&own);
+	SPI_finish();
+	return n;
+}
+
+/*
+ * find_duplicate - the unfinished job with the submission's dedup_key, or 0
+ */
+static int64
+find_duplicate(Submission *s)
+{
+	Oid			types[] = {OIDOID, TEXTOID, TEXTOID};
+	Datum		values[] = {s->values[P_OWNER], s->values[P_QUEUE], s->values[P_DEDUP_KEY]};
+	SabotOwn	own;
+	int64		job_id = 0;
+
+	SPI_connect();
+	sabot_own_begin(&own);
+	if (sabot_spi("SELECT job_id FROM sabot.job"
+				  " WHERE owner = $1 AND queue = $2 AND dedup_key = $3",
+				  3, types, values, NULL, 1) > 0)
+	{
+		bool		isnull;
+
+		job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+											 SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	sabot_own_end(&own);
+	SPI_finish();
+	return job_id;
+}
+
+/*
+ * submit_one - insert one job, or find the unfinished one with its dedup_key
+ */
+static int64
+submit_one(Submission *s)
+{
+	int64	   *ids;
+
+	for (;;)
+	{
+		int64		job_id;
+
+		CHECK_FOR_INTERRUPTS();
+		if (insert_jobs(s, insert_one, single_types, &ids) > 0)
+			return ids[0];
+		job_id = find_duplicate(s);
+		if (job_id == 0)
+			continue;			/* it has finished this moment */
+		ereport(NOTICE,
+				(errmsg("job " INT64_FORMAT " with dedup_key \"%s\" is not finished, nothing submitted",
+						job_id,
+						TextDatumGetCString(s->values[P_DEDUP_KEY]))));
+		return job_id;
+	}
+}
+
+/*
+ * SQL: sabot.submit_job(command text, params jsonb, name text, queue text,
+ * priority int, run_after timestamptz, depends_on bigint[], schedule text,
+ * over regclass, pieces int, piece_pause interval, max_attempts int,
+ * retry_delay interval, timeout interval, atomic boolean, dedup_key text,
+ * keep_rows int, notify text) RETURNS bigint - queue a command, return its id
+ *
+ * Errors: 22023 and 22004 for values out of range, 42601 with its position
+ * for a syntax error, 08P01 for too few or too many params, 28000 for a role
+ * that no agent can be, 55000 without preload, 0A000 for later features.
+ */
+Datum
+sabot_submit_job(PG_FUNCTION_ARGS)
+{
+	Submission	s;
+	char	   *command;
+	Jsonb	   *params = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
+
+	begin_submission(&s);
+	refuse_later_feature(fcinfo, 6, "depends_on");
+	refuse_later_feature(fcinfo, 7, "schedule");
+	refuse_later_feature(fcinfo, 8, "over");
+	refuse_later_feature(fcinfo, 9, "pieces");
+	refuse_later_feature(fcinfo, 10, "piece_pause");
+	set_identity(&s, fcinfo, 2, 3, 4);
+	set_run_after(&s, fcinfo, 5);
+	set_attempts(&s, fcinfo, 11, 12, 13);
+	set_arg(&s, P_ATOMIC, fcinfo, 14);
+	set_arg(&s, P_DEDUP_KEY, fcinfo, 15);
+	set_results(&s, fcinfo, 16, 17);
+
+	command = required_command(fcinfo, 0);
+	if (params)
+		require_array(params, "params");
+	sabot_params_check(sabot_params_highest(command), params);
+	set_arg(&s, P_COMMAND, fcinfo, 0);
+	set_arg(&s, P_PARAMS, fcinfo, 1);
+	PG_RETURN_INT64(submit_one(&s));
+}
+
+/*
+ * set_batch_options - the options of submit_jobs() and submit_job_each(),
+ * which have the same places in both
+ */
+static void
+set_batch_options(Submission *s, FunctionCallInfo fcinfo)
+{
+	begin_submission(s);
+	refuse_later_feature(fcinfo, 6, "depends_on");
+	set_identity(s, fcinfo, 2, 3, 4);
+	set_run_after(s, fcinfo, 5);
+	set_attempts(s, fcinfo, 7, 8, 9);
+	set_results(s, fcinfo, 10, 11);
+}
+
+/*
+ * ids_array - bigint[] of job ids
+ */
+static Datum
+ids_array(int64 *ids, int n)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		elems[i] = Int64GetDatum(ids[i]);
+	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/*
+ * check_elements - raise 22023 unless each element of params is an array, and
+ * 08P01 unless each has as many elements as the command has parameters
+ *
+ * highest is -1 if that is not to be checked.
+ */
+static void
+check_elements(Jsonb *params, int highest)
+{
+	JsonbIterator *it = JsonbIteratorInit(&params->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+
+	token = JsonbIteratorNext(&it, &v, false);
+	while ((token = JsonbIteratorNext(&it, &v, true)) == WJB_ELEM)
+	{
+		if (v.type != jbvBinary ||
+			!JsonContainerIsArray(v.val.binary.data))
+			invalid("each element of params must be a JSON array");
+		if (highest >= 0 &&
+			JsonContainerSize(v.val.binary.data) != (uint32) highest)
+			sabot_params_check(highest, JsonbValueToJsonb(&v));
+	}
+}
+
+/*
+ * check_commands - raise 22023 unless commands is an array of commands
+ *
+ * Returns how many there are.
+ */
+static int
+check_commands(ArrayType *commands)
+{
+	Datum	   *elems;
+	bool	   *nulls;
+	int			n;
+
+	if (ARR_NDIM(commands) > 1)
+		invalid("commands must be a one-dimensional array");
+	deconstruct_array(commands, TEXTOID, -1, false, TYPALIGN_INT,
+					  &elems, &nulls, &n);
+	for (int i = 0; i < n; i++)
+		if (nulls[i] || VARSIZE_ANY_EXHDR(DatumGetPointer(elems[i])) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("command %d is empty", i + 1)));
+	return n;
+}
+
+/*
+ * SQL: sabot.submit_jobs(commands text[], params jsonb, name text, queue text,
+ * priority int, run_after timestamptz, depends_on bigint[], max_attempts int,
+ * retry_delay interval, timeout interval, keep_rows int, notify text) RETURNS
+ * bigint[] - queue many commands at once
+ *
+ * params is an array of arrays, one per command.  The commands are not
+ * parsed here: one with a syntax error is accepted and its job fails.
+ */
+Datum
+sabot_submit_jobs(PG_FUNCTION_ARGS)
+{
+	Submission	s;
+	Jsonb	   *params = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
+	int64	   *ids;
+	int			n;
+
+	set_batch_options(&s, fcinfo);
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("commands must not be null")));
+	n = check_commands(PG_GETARG_ARRAYTYPE_P(0));
+	if (params)
+	{
+		require_array(params, "params");
+		if (JB_ROOT_COUNT(params) != n)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("params has %d elements for %d commands",
+							(int) JB_ROOT_COUNT(params), n)));
+		check_elements(params, -1);
+	}
+	set_arg(&s, P_COMMAND, fcinfo, 0);
+	set_arg(&s, P_PARAMS, fcinfo, 1);
+	n = insert_jobs(&s, params ? insert_commands_params : insert_commands,
+					batch_types, &ids);
+	PG_RETURN_DATUM(ids_array(ids, n));
+}
+
+/*
+ * SQL: sabot.submit_job_each(command text, params jsonb, …as submit_jobs…)
+ * RETURNS bigint[] - queue a job for each element of params
+ */
+Datum
+sabot_submit_job_each(PG_FUNCTION_ARGS)
+{
+	Submission	s;
+	Jsonb	   *params;
+	int64	   *ids;
+	int			n;
+
+	set_batch_options(&s, fcinfo);
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("params must not be null"),
+				 errhint("Give an array of arrays: one element for each job.")));
+	params = PG_GETARG_JSONB_P(1);
+	require_array(params, "params");
+	check_elements(params, sabot_params_highest(required_command(fcinfo, 0)));
+	set_arg(&s, P_COMMAND, fcinfo, 0);
+	set_arg(&s, P_PARAMS, fcinfo, 1);
+	n = insert_jobs(&s, insert_each, single_types, &ids);
+	PG_RETURN_DATUM(ids_array(ids, n));
+}

@@ -1,0 +1,368 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_table.c
+ *		Reads and moves rows of sabot's tables.
+ *
+ * Two ways lead to the tables.  What happens inside a job's own transaction
+ * (reading the job, finishing it) goes straight to the table access method:
+ * the job may have made its transaction read only, serializable or anything
+ * else, and its effects and its completion must commit together all the same.
+ * Everything else is SQL, see job_catalog.c.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_table.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/relscan.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "jobs/job_columns.h"
+#include "jobs/jobs.h"
+
+/*
+ * fetch_job_tuple - copy the row of an open job
+ *
+ * Returns NULL if there is none, or if a transaction in progress is about to
+ * delete or update it: then the job is somebody else's business.
+ */
+static HeapTuple
+fetch_job_tuple(Relation rel, int64 job_id)
+{
+	Relation	index = index_open(sabot_catalog(false)->job_pkey,
+								   AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	SnapshotData dirty;
+	ScanKeyData key;
+	IndexScanDesc scan;
+	HeapTuple	result = NULL;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(job_id));
+	scan = SabotIndexBeginScan(rel, index, &dirty, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	while (result == NULL && index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		if (TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax))
+			break;
+		result = ExecCopySlotHeapTuple(slot);
+		result->t_self = slot->tts_tid;
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	return result;
+}
+
+/*
+ * fill_job - a SabotJob from the values of a row
+ */
+static SabotJob *
+fill_job(Datum *v, bool *isnull)
+{
+	SabotJob   *job = palloc0(sizeof(SabotJob));
+
+#define text_or_null(n) (isnull[n] ? NULL : TextDatumGetCString(v[n]))
+	job->job_id = DatumGetInt64(v[JOB_ID]);
+	job->name = text_or_null(JOB_NAME);
+	job->owner = DatumGetObjectId(v[JOB_OWNER]);
+	job->owner_name = pstrdup(NameStr(*DatumGetName(v[JOB_OWNER_NAME])));
+	job->home = DatumGetInt64(v[JOB_HOME]);
+	job->queue = TextDatumGetCString(v[JOB_QUEUE]);
+	job->priority = DatumGetInt32(v[JOB_PRIORITY]);
+	job->state = DatumGetObjectId(v[JOB_STATE]);
+	job->attempt = DatumGetInt32(v[JOB_ATTEMPT]);
+	job->max_attempts = DatumGetInt32(v[JOB_MAX_ATTEMPTS]);
+	job->losses = DatumGetInt32(v[JOB_LOSSES]);
+	job->free_retries = DatumGetInt32(v[JOB_FREE_RETRIES]);
+	job->has_atomic = !isnull[JOB_ATOMIC];
+	job->atomic = job->has_atomic && DatumGetBool(v[JOB_ATOMIC]);
+	job->keep_rows = DatumGetInt32(v[JOB_KEEP_ROWS]);
+	job->submitted_at = DatumGetTimestampTz(v[JOB_SUBMITTED_AT]);
+	job->run_after = isnull[JOB_RUN_AFTER] ? 0 :
+		DatumGetTimestampTz(v[JOB_RUN_AFTER]);
+	job->retry_delay_ms = sabot_interval_ms(DatumGetIntervalP(v[JOB_RETRY_DELAY]));
+	job->timeout_ms = isnull[JOB_TIMEOUT] ? 0 :
+		sabot_interval_ms(DatumGetIntervalP(v[JOB_TIMEOUT]));
+	job->command = TextDatumGetCString(v[JOB_COMMAND]);
+	job->params = isnull[JOB_PARAMS] ? NULL :
+		DatumGetJsonbPCopy(v[JOB_PARAMS]);
+	job->settings = isnull[JOB_SETTINGS] ? NULL :
+		DatumGetArrayTypePCopy(v[JOB_SETTINGS]);
+	job->notify = text_or_null(JOB_NOTIFY);
+#undef text_or_null
+	return job;
+}
+
+/*
+ * sabot_job_read - read an open job, or NULL if it is not there
+ *
+ * The result is in the current memory context.  Must be called inside a
+ * transaction with an active snapshot (values may be toasted), and sees what
+ * is committed now, not what the snapshot sees.
+ */
+SabotJob *
+sabot_job_read(int64 job_id)
+{
+	Relation	rel = table_open(sabot_catalog(false)->job, AccessShareLock);
+	HeapTuple	tuple = fetch_job_tuple(rel, job_id);
+	SabotJob   *job = NULL;
+
+	if (tuple != NULL)
+	{
+		Datum		values[JOB_NCOLUMNS];
+		bool		isnull[JOB_NCOLUMNS];
+
+		heap_deform_tuple(tuple, RelationGetDescr(rel), values, isnull);
+		job = fill_job(values, isnull);
+		heap_freetuple(tuple);
+	}
+	table_close(rel, AccessShareLock);
+	return job;
+}
+
+/*
+ * notices_array - the notices of an outcome as text[], 0 if there are none
+ */
+static Datum
+notices_array(const SabotOutcome *outcome)
+{
+	int			kept = list_length(outcome->notices);
+	Datum	   *elems = palloc(sizeof(Datum) * (kept + 1));
+	int			n = 0;
+	ListCell   *lc;
+
+	if (outcome->nnotices == 0)
+		return (Datum) 0;
+	foreach(lc, outcome->notices)
+		elems[n++] = CStringGetTextDatum((char *) lfirst(lc));
+	if (outcome->nnotices > kept)
+		elems[n++] = CStringGetTextDatum(psprintf("and " INT64_FORMAT " more, not kept",
+												  outcome->nnotices - kept));
+	return PointerGetDatum(construct_array(elems, n, TEXTOID, -1, false,
+										   TYPALIGN_INT));
+}
+
+/*
+ * rows_array - the kept rows of an outcome as a JSON array
+ */
+static Datum
+rows_array(const SabotOutcome *outcome)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue *result;
+
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	for (int i = 0; i < outcome->nrows; i++)
+	{
+		JsonbValue	row;
+
+		row.type = jbvBinary;
+		row.val.binary.data = &outcome->rows[i]->root;
+		row.val.binary.len = VARSIZE(outcome->rows[i]) - VARHDRSZ;
+		pushJsonbValue(&state, WJB_ELEM, &row);
+	}
+	result = pushJsonbValue(&state, WJB_END_ARRAY, NULL);
+	return JsonbPGetDatum(JsonbValueToJsonb(result));
+}
+
+/*
+ * set_text - fill a column from a C string that may be NULL
+ */
+static void
+set_text(Datum *v, bool *isnull, int column, const char *value)
+{
+	isnull[column] = value == NULL;
+	if (value)
+		v[column] = CStringGetTextDatum(value);
+}
+
+/*
+ * fill_error - fill the columns of a row of history that tell of an error
+ */
+static void
+fill_error(Datum *v, bool *isnull, const ErrorData *error,
+		   const SabotOutcome *outcome)
+{
+	set_text(v, isnull, JOB_SQLSTATE, unpack_sql_state(error->sqlerrcode));
+	set_text(v, isnull, JOB_ERROR, error->message);
+	set_text(v, isnull, HISTORY_ERROR_DETAIL, error->detail);
+	set_text(v, isnull, HISTORY_ERROR_HINT, error->hint);
+	set_text(v, isnull, HISTORY_ERROR_CONTEXT, error->context);
+	if (outcome && outcome->in_statement)
+	{
+		v[HISTORY_ERROR_STATEMENT] = Int32GetDatum(outcome->statement);
+		isnull[HISTORY_ERROR_STATEMENT] = false;
+	}
+	if (error->cursorpos > 0)
+	{
+		v[HISTORY_ERROR_POSITION] = Int32GetDatum(error->cursorpos);
+		isnull[HISTORY_ERROR_POSITION] = false;
+	}
+}
+
+/*
+ * fill_outcome - fill the columns of a row of history that tell what was said
+ */
+static void
+fill_outcome(Datum *v, bool *isnull, const SabotJob *job,
+			 const SabotOutcome *outcome, bool completed)
+{
+	set_text(v, isnull, HISTORY_COMMAND_TAG, outcome->command_tag);
+	v[HISTORY_ROW_COUNT] = Int64GetDatum(outcome->row_count);
+	isnull[HISTORY_ROW_COUNT] = !outcome->has_row_count;
+	v[HISTORY_NOTICES] = notices_array(outcome);
+	isnull[HISTORY_NOTICES] = outcome->nnotices == 0;
+	if (completed && job->keep_rows > 0)
+	{
+		v[HISTORY_ROWS] = rows_array(outcome);
+		isnull[HISTORY_ROWS] = false;
+	}
+}
+
+/*
+ * insert_history - insert a row into sabot.job_history and its indexes
+ */
+static void
+insert_history(Datum *values, bool *isnull)
+{
+	Relation	rel = table_open(sabot_catalog(false)->history, RowExclusiveLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *result = makeNode(ResultRelInfo);
+
+	InitResultRelInfo(result, rel, 1, NULL, 0);
+	ExecOpenIndices(result, false);
+	memcpy(slot->tts_values, values, sizeof(Datum) * HISTORY_NCOLUMNS);
+	memcpy(slot->tts_isnull, isnull, sizeof(bool) * HISTORY_NCOLUMNS);
+	ExecStoreVirtualTuple(slot);
+	table_tuple_insert(rel, slot, GetCurrentCommandId(true), 0, NULL);
+	if (result->ri_NumIndices > 0)
+		SabotExecInsertIndexTuples(result, slot, estate);
+	ExecCloseIndices(result);
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	table_close(rel, RowExclusiveLock);
+}
+
+/*
+ * delete_job_tuple - delete the row of an open job; false if somebody has
+ * changed it meanwhile
+ */
+static bool
+delete_job_tuple(Relation rel, ItemPointer tid)
+{
+	TM_FailureData failure;
+
+	return heap_delete(rel, tid, GetCurrentCommandId(true), InvalidSnapshot,
+					   true, &failure, false) == TM_Ok;
+}
+
+/*
+ * sabot_job_finish - end a job in the current transaction
+ *
+ * Moves the row to history with what is known of the end.  attempt is what
+ * the row counts then; atomic tells how the last attempt ran; error is NULL
+ * if there was none.  Returns false, having done nothing, if the row is not
+ * as the job was read anymore: the job has been cancelled, paused or
+ * recovered meanwhile, and the caller must not commit its effects.
+ *
+ * Needs an active snapshot.  Does not care about the transaction's isolation
+ * level nor whether it is read only, and fires no trigger.
+ */
+bool
+sabot_job_finish(const SabotJob *job, const SabotEnd *end)
+{
+	Relation	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
+	HeapTuple	tuple = fetch_job_tuple(rel, job->job_id);
+	Datum		v[HISTORY_NCOLUMNS] = {0};
+	bool		isnull[HISTORY_NCOLUMNS];
+	bool		ours = false;
+
+	memset(isnull, true, sizeof(isnull));
+	if (tuple != NULL)
+	{
+		heap_deform_tuple(tuple, RelationGetDescr(rel), v, isnull);
+		ours = DatumGetInt32(v[JOB_ATTEMPT]) == job->attempt &&
+			DatumGetObjectId(v[JOB_STATE]) == job->state &&
+			delete_job_tuple(rel, &tuple->t_self);
+	}
+	table_close(rel, NoLock);
+	if (!ours)
+		return false;
+
+	v[JOB_STATE] = ObjectIdGetDatum(sabot_catalog(false)->states[end->state]);
+	v[JOB_ATTEMPT] = Int32GetDatum(end->attempt);
+	v[JOB_LOSSES] = Int32GetDatum(end->losses);
+	v[JOB_ATOMIC] = BoolGetDatum(end->atomic);
+	isnull[JOB_ATOMIC] = end->started_at == 0;
+	v[JOB_STARTED_AT] = TimestampTzGetDatum(end->started_at);
+	isnull[JOB_STARTED_AT] = end->started_at == 0;
+	v[HISTORY_FINISHED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	isnull[HISTORY_FINISHED_AT] = false;
+	v[HISTORY_PID] = Int32GetDatum(MyProcPid);
+	isnull[HISTORY_PID] = end->started_at == 0;
+	set_text(v, isnull, JOB_REASON, end->reason);
+	set_text(v, isnull, JOB_SQLSTATE, NULL);
+	set_text(v, isnull, JOB_ERROR, NULL);
+	if (end->error)
+		fill_error(v, isnull, end->error, end->outcome);
+	if (end->outcome)
+		fill_outcome(v, isnull, job, end->outcome, end->error == NULL);
+	insert_history(v, isnull);
+	sabot_job_notify(job, end->state);
+	return true;
+}
+
+/*
+ * sabot_job_notify - send a job's notification in the current transaction
+ */
+void
+sabot_job_notify(const SabotJob *job, SabotJobState state)
+{
+	StringInfoData buf;
+
+	if (job->notify == NULL)
+		return;
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "{\"job_id\":" INT64_FORMAT ",\"name\":", job->job_id);
+	if (job->name)
+		escape_json(&buf, job->name);
+	else
+		appendStringInfoString(&buf, "null");
+	appendStringInfo(&buf, ",\"state\":\"%s\"}",
+					 sabot_state_label(state));
+	Async_Notify(job->notify, buf.data);
+	pfree(buf.data);
+}
+
+/*
+ * sabot_interval_ms - an interval in milliseconds, months as 30 days
+ */
+int64
+sabot_interval_ms(const Interval *interval)
+{
+	int64		days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
+
+	return days * SECS_PER_DAY * 1000 + interval->time / 1000;
+}

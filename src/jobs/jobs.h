@@ -1,0 +1,320 @@
+/*-------------------------------------------------------------------------
+ *
+ * jobs.h
+ *		Durable jobs: SQL commands that agents of the pool run exactly once.
+ *
+ * IDENTIFICATION
+ *		src/jobs/jobs.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SABOT_JOBS_H
+#define SABOT_JOBS_H
+
+#include "access/htup.h"
+#include "nodes/parsenodes.h"
+#include "nodes/pg_list.h"
+#include "pool/pool.h"
+#include "utils/array.h"
+#include "utils/jsonb.h"
+#include "utils/relcache.h"
+#include "utils/timestamp.h"
+
+/* Limits of what is kept of a job; more is counted but not kept. */
+#define SABOT_MAX_KEPT_NOTICES		100
+#define SABOT_MAX_NOTICE_BYTES		(64 * 1024)
+#define SABOT_MAX_KEPT_BYTES		(16 * 1024 * 1024)
+
+/* Attempts after class 40 and 55P03 errors that are not counted. */
+#define SABOT_MAX_FREE_RETRIES		10
+
+#define SABOT_MIN_PRIORITY			(-1000)
+#define SABOT_MAX_PRIORITY			1000
+
+/*
+ * An open job as an agent needs it: a copy of its row in sabot.job, in the
+ * memory context that was current when it was read.
+ */
+typedef struct SabotJob
+{
+	int64		job_id;
+	Oid			owner;
+	char	   *owner_name;
+	char	   *name;			/* or NULL */
+	char	   *queue;
+	int			priority;
+	Oid			state;			/* one of SabotCatalog.states */
+	int			attempt;		/* attempts counted so far */
+	int			max_attempts;
+	int			losses;			/* agents lost under it so far */
+	int			free_retries;	/* uncounted retries so far */
+	bool		has_atomic;		/* atomic was asked for or found out */
+	bool		atomic;			/* valid if has_atomic */
+	char	   *command;
+	Jsonb	   *params;			/* a JSON array, or NULL */
+	ArrayType  *settings;		/* text[]: name, value, name, value, … */
+	int64		timeout_ms;		/* of one attempt, 0 = none */
+	int64		retry_delay_ms;
+	int			keep_rows;
+	char	   *notify;			/* channel, or NULL */
+	TimestampTz submitted_at;
+	TimestampTz run_after;		/* 0 if none */
+	int64		home;			/* identity of the database it belongs to */
+} SabotJob;
+
+/*
+ * What a command said, filled by sabot_job_execute() in the memory context
+ * given there; on error everything up to the error is there.
+ */
+typedef struct SabotOutcome
+{
+	MemoryContext context;		/* holds everything below */
+	char	   *command_tag;	/* of the last statement, or NULL */
+	int64		row_count;		/* of the last statement that has one */
+	bool		has_row_count;
+	int			keep_rows;		/* rows to keep of the last row set */
+	int			nrows;			/* rows kept */
+	Jsonb	  **rows;			/* each row as a JSON object */
+	int64		kept_bytes;
+	bool		rows_returned;	/* some statement returned rows */
+	List	   *notices;		/* char *, "NOTICE:  …" */
+	int64		nnotices;		/* how many there were, kept or not */
+	int64		notice_bytes;
+	int			statement;		/* number, from 1, of the last one begun */
+	int			statement_location; /* its byte offset in the command */
+	int			statement_len;	/* its length, 0 = to the end */
+	bool		in_statement;	/* it has begun and not ended */
+} SabotOutcome;
+
+/* How sabot_job_execute() runs the statements of a command. */
+typedef enum SabotExecMode
+{
+	SABOT_EXEC_ATOMIC,			/* all inside the caller's transaction block */
+	SABOT_EXEC_SINGLY			/* each in a transaction of its own */
+} SabotExecMode;
+
+/*
+ * Receives each row of the command's result, already converted to a JSON
+ * object in short-lived memory; used by sabot.run to send rows on.
+ */
+typedef void (*SabotRowConsumer) (Jsonb *row, void *arg);
+
+/* in job_execute.c */
+extern List *sabot_job_parse(const char *command);
+extern void sabot_job_check_statements(const char *command,
+									   List *raw_statements);
+extern bool sabot_job_needs_singly(List *raw_statements);
+extern void sabot_job_execute(const char *command, List *raw_statements,
+							  Jsonb *params, SabotExecMode mode,
+							  SabotOutcome *outcome,
+							  SabotRowConsumer consumer, void *consumer_arg);
+
+/* in job_params.c */
+typedef struct SabotParams SabotParams;
+extern int	sabot_params_highest(const char *command);
+extern void sabot_params_check(int highest, Jsonb *params);
+extern SabotParams *sabot_params_create(const char *command,
+										List *raw_statements, Jsonb *params);
+extern Query *sabot_params_analyze(SabotParams *params, RawStmt *stmt,
+								   const char *source);
+extern struct ParamListInfoData *sabot_params_list(SabotParams *params);
+
+/* in job_capture.c */
+extern SabotOutcome *sabot_outcome_create(MemoryContext context,
+										  int keep_rows);
+extern struct _DestReceiver *sabot_capture_receiver(SabotOutcome *outcome,
+													SabotRowConsumer consumer,
+													void *consumer_arg);
+extern void sabot_capture_notices_begin(SabotOutcome *outcome);
+extern void sabot_capture_notices_end(void);
+
+/*
+ * Set by who wants to know why the process dies while notices are captured;
+ * called inside errfinish() with an encoded SQLSTATE, must not ereport.
+ */
+extern void (*sabot_capture_fatal_hook) (int sqlstate, const char *message);
+
+/* The values of sabot.job_state that are stored, in the order of labels. */
+typedef enum SabotJobState
+{
+	SABOT_JOB_SCHEDULED,
+	SABOT_JOB_BLOCKED,
+	SABOT_JOB_QUEUED,
+	SABOT_JOB_RUNNING,
+	SABOT_JOB_PAUSED,
+	SABOT_JOB_COMPLETED,
+	SABOT_JOB_FAILED,
+	SABOT_JOB_CANCELED,
+	SABOT_JOB_SKIPPED,
+	SABOT_JOB_NSTATES
+} SabotJobState;
+
+/* in job_catalog.c */
+typedef struct SabotCatalog
+{
+	Oid			schema;
+	Oid			extension;
+	Oid			owner;			/* of the extension's tables */
+	Oid			job;			/* sabot.job … */
+	Oid			job_pkey;
+	Oid			history;
+	int64		home;			/* identity of this database's jobs */
+	Oid			states[SABOT_JOB_NSTATES];	/* enum values' OIDs */
+} SabotCatalog;
+
+/* State saved by sabot_own_begin(), for its end. */
+typedef struct SabotOwn
+{
+	Oid			userid;
+	int			sec_context;
+	int			guc_level;
+} SabotOwn;
+
+extern const SabotCatalog *sabot_catalog(bool missing_ok);
+extern const char *sabot_state_label(SabotJobState state);
+extern void sabot_own_begin(SabotOwn *own);
+extern void sabot_own_end(SabotOwn *own);
+extern void sabot_own_start_transaction(SabotOwn *own);
+extern void sabot_own_commit_transaction(SabotOwn *own);
+extern int	sabot_spi(const char *sql, int nargs, const Oid *types,
+					  Datum *values, const char *nulls, int64 limit);
+
+/* How a job ended, for sabot_job_finish(). */
+typedef struct SabotEnd
+{
+	SabotJobState state;
+	int			attempt;		/* what the row counts from now on */
+	int			losses;
+	bool		atomic;			/* how the last attempt ran, if any did */
+	TimestampTz started_at;		/* of the last attempt, 0 if none ran */
+	const char *reason;			/* or NULL */
+	const SabotOutcome *outcome;	/* or NULL */
+	const ErrorData *error;		/* or NULL */
+} SabotEnd;
+
+/* in job_table.c */
+extern SabotJob *sabot_job_read(int64 job_id);
+extern bool sabot_job_finish(const SabotJob *job, const SabotEnd *end);
+extern void sabot_job_notify(const SabotJob *job, SabotJobState state);
+extern int64 sabot_interval_ms(const Interval *interval);
+
+/* in job_settings.c */
+extern ArrayType *sabot_settings_capture(void);
+extern void sabot_settings_apply(ArrayType *settings);
+
+/* A job that is ready to run, as the queue in shared memory holds it. */
+typedef struct SabotReady
+{
+	int64		job_id;
+	int32		priority;
+	TimestampTz submitted_at;	/* 0 if unknown: not profiled */
+	TimestampTz pushed_at;
+} SabotReady;
+
+typedef enum SabotClaim
+{
+	SABOT_CLAIM_NONE,			/* nothing that could run now */
+	SABOT_CLAIM_REFILL,			/* there is more in the table: load it */
+	SABOT_CLAIM_TAKEN			/* the job is this agent's work now */
+} SabotClaim;
+
+/* in job_ready.c */
+extern Size sabot_ready_shmem_size(void);
+extern void sabot_ready_shmem_init(void);
+extern void sabot_ready_join(void);
+extern void sabot_ready_leave(void);
+extern void sabot_ready_push(Oid dbid, Oid roleid, const char *queue,
+							 const SabotReady *entry);
+extern SabotClaim sabot_ready_claim(SabotReady *entry, char *queue);
+extern bool sabot_ready_begin_fill(const char *queue, int32 *priority,
+								   int64 *job_id);
+extern void sabot_ready_end_fill(const char *queue, bool more, int32 priority,
+								 int64 job_id);
+extern bool sabot_ready_lane_to_fill(char *queue);
+extern bool sabot_ready_is_stocked(const char *queue);
+
+/* in job_queue.c: pause and limits of queues, in shared memory */
+extern Size sabot_queue_shmem_size(void);
+extern void sabot_queue_shmem_init(LWLock *lock);
+extern uint64 sabot_queue_tag(const char *queue);
+extern bool sabot_queue_blocked_locked(Oid dbid, const char *queue);
+extern bool sabot_queue_is_limited(Oid dbid, const char *queue);
+extern void sabot_queue_load(void);
+extern void sabot_queue_changed(const char *queue, bool paused,
+								int max_running);
+extern void sabot_check_queue_name(const char *queue);
+
+/* in job_refill.c */
+extern void sabot_refill_lane(const char *queue);
+extern void sabot_refill_all(void);
+extern bool sabot_refill_is_due(void);
+
+/* in job_attempt.c */
+typedef struct SabotOrphan
+{
+	Oid			dbid;
+	int32		attempt;
+	int64		job_id;
+	int32		pid;
+	int			sqlstate;
+	TimestampTz started_at;
+	char		error[SABOT_ERROR_LEN];
+} SabotOrphan;
+
+extern Size sabot_orphan_shmem_size(void);
+extern void sabot_orphan_shmem_init(void);
+extern void sabot_attempt_startup(void);
+extern void sabot_attempt_begin(int64 job_id, int attempt);
+extern void sabot_attempt_end(void);
+extern void sabot_attempt_bury(int slotno, const SabotSlot *slot);
+extern int	sabot_orphan_copy(SabotOrphan **orphans);
+extern void sabot_orphan_done(const SabotOrphan *orphan);
+
+/* in job_agent.c */
+extern const SabotWorkSource *sabot_jobs_work_source(void);
+
+/* in job_run.c */
+extern void sabot_job_run(const SabotReady *entry, const char *queue);
+extern bool sabot_job_timed_out(void);
+
+/* in job_fail.c */
+extern void sabot_job_attempt_failed(const SabotJob *job, SabotEnd *end);
+extern void sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason,
+								SabotEnd *end);
+extern bool sabot_job_lost(const SabotOrphan *orphan);
+
+/* in job_recover.c */
+extern void sabot_jobs_probe(void);
+
+/* in job_purge.c */
+extern void sabot_purge_if_due(void);
+
+/* in job_pending.c: what takes effect at commit */
+extern void sabot_jobs_install_hooks(void);
+extern void sabot_pending_submit(int64 job_id, int32 priority,
+								 const char *queue, Oid owner,
+								 TimestampTz run_after,
+								 TimestampTz submitted_at);
+extern void sabot_pending_interrupt(int64 job_id, SabotInterrupt reason);
+extern void sabot_pending_queue(const char *queue, bool paused,
+								int max_running);
+extern bool sabot_submit_is_pending(int64 job_id);
+
+/* in job_wait.c */
+extern Size sabot_wait_shmem_size(void);
+extern void sabot_wait_shmem_init(void);
+extern void sabot_wait_wakeup(int64 job_id);
+
+/* in job_direct_request.c, job_direct_agent.c: sabot.run */
+extern Size sabot_direct_shmem_size(void);
+extern void sabot_direct_shmem_init(void);
+extern bool sabot_direct_is_waiting(Oid dbid, Oid roleid);
+extern bool sabot_direct_run_next(void);
+
+/* in job_control.c */
+extern void sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason);
+
+/* in job_submit.c */
+extern void sabot_check_owner_can_login(Oid roleid);
+
+#endif							/* SABOT_JOBS_H */

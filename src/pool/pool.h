@@ -1,0 +1,230 @@
+/*-------------------------------------------------------------------------
+ *
+ * pool.h
+ *		The agent pool: background workers that stay connected between jobs.
+ *
+ * The pool knows agents, (database, role) pairs and how much work waits for
+ * each pair.  It does not know what the work is: the room above registers a
+ * SabotWorkSource, whose callbacks run inside agents, probers and the
+ * launcher.
+ *
+ * IDENTIFICATION
+ *		src/pool/pool.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SABOT_POOL_H
+#define SABOT_POOL_H
+
+#include "datatype/timestamp.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+
+/* The bare name is not looked up in $libdir by every way to load it. */
+#define SABOT_LIBRARY	"$libdir/sabot"
+
+#define SABOT_NO_SLOT	(-1)
+#define SABOT_MAX_SLOTS 1024
+#define SABOT_ERROR_LEN 256
+
+typedef enum SabotSlotState
+{
+	SABOT_SLOT_FREE,			/* no process */
+	SABOT_SLOT_STARTING,		/* registered, not yet connected */
+	SABOT_SLOT_IDLE,			/* connected, waiting for work */
+	SABOT_SLOT_BUSY,			/* working */
+	SABOT_SLOT_STOPPING,		/* will exit without taking more work */
+	SABOT_SLOT_LOST				/* died at work; the launcher buries it */
+} SabotSlotState;
+
+/* Why the work of an agent is to be interrupted. */
+typedef enum SabotInterrupt
+{
+	SABOT_INTERRUPT_NONE,
+	SABOT_INTERRUPT_CANCEL,		/* the owner cancelled it */
+	SABOT_INTERRUPT_PAUSE,		/* the owner paused it */
+	SABOT_INTERRUPT_GIVE_BACK,	/* it is to run again later, elsewhere */
+	SABOT_INTERRUPT_ADMIN		/* pg_cancel_backend() */
+} SabotInterrupt;
+
+/*
+ * One agent.  Protected by the pool's lock, except that the agent itself may
+ * read without it what only it writes.
+ */
+typedef struct SabotSlot
+{
+	SabotSlotState state;
+	uint64		generation;		/* of the process, unique within the slot */
+	Oid			dbid;
+	Oid			roleid;
+	pid_t		pid;			/* 0 until the process has attached */
+	Latch	   *latch;			/* of the process, NULL until attached */
+	TimestampTz since;			/* when state last changed */
+	TimestampTz started_at;		/* when the launcher asked for the process */
+	TimestampTz slice_start;	/* when it last began serving its pair */
+	bool		signaled;		/* latch set since it last looked for work */
+	bool		stop;			/* asked to leave at the next boundary */
+
+	/* current work */
+	int64		work_id;		/* job id, negative for sabot.run, 0 if none */
+	uint64		work_tag;		/* what limits count by: the queue's hash */
+	int32		work_attempt;
+	TimestampTz work_start;
+	SabotInterrupt interrupt;	/* meant for interrupt_work only */
+	int64		interrupt_work;
+	uint32		interrupts_sent;	/* SIGINTs sent through the pool */
+	bool		waiting;		/* its work waits for other work */
+	int64		waits_for;		/* which, when waiting */
+	TimestampTz waiting_since;
+
+	/* counters */
+	int64		jobs_done;
+	int64		queries_done;
+	int64		memory_bytes;
+
+	/* the last FATAL error, kept for who has to explain the loss */
+	int			sqlstate;
+	char		error[SABOT_ERROR_LEN];
+} SabotSlot;
+
+/* A (database, role) that has, had or will have work. */
+typedef struct SabotPairKey
+{
+	Oid			dbid;
+	Oid			roleid;
+} SabotPairKey;
+
+typedef struct SabotPair
+{
+	SabotPairKey key;			/* hash key, must be first */
+	int64		demand;			/* units of work known to wait */
+	uint64		wake_seq;		/* counts wakes, see sabot_pool_no_work() */
+	TimestampTz next_due;		/* when scheduled work is due, 0 = never */
+	TimestampTz waiting_since;	/* demand without an agent since, or 0 */
+	TimestampTz last_start;		/* when an agent was last started for it */
+	int			wanted;			/* start_agents: start up to this many */
+	int			keep;			/* sabot.keep_agents of this pair */
+	int			failures;		/* agents that could not start, in a row */
+	TimestampTz retry_at;		/* not before, after failures */
+	bool		give_up;		/* its waiting work is to fail */
+	int			sqlstate;		/* why agents cannot start */
+	char		error[SABOT_ERROR_LEN];
+} SabotPair;
+
+/* Counters of the whole pool. */
+typedef struct SabotPoolTotals
+{
+	int64		starts;
+	int64		evictions;
+	int64		losses;
+	int			limit;			/* agents allowed now */
+	int			capacity;		/* slots usable at all */
+	int			agents;			/* slots with a process */
+	int			busy;
+	int			idle;
+	int			starting;
+	int			waiting;		/* busy agents waiting for other work */
+	int			waiting_pairs;	/* pairs with work and no agent */
+	bool		no_worker_slot; /* last start failed for lack of a worker */
+	bool		launcher_running;
+} SabotPoolTotals;
+
+/*
+ * What the room above does inside the pool's processes.  run_next: agent, in
+ * no transaction; true if it did something.  attach/detach: agent, once.
+ * probe: prober, in no transaction.  startup and bury: launcher, no
+ * transaction, no database; bury gets a copy of a slot in state LOST.
+ * stopping: in a dying agent, must not ereport; returns whether the slot's
+ * work is lost (true) or was given back (false).
+ */
+typedef struct SabotWorkSource
+{
+	void		(*attach) (void);
+	bool		(*run_next) (void);
+	void		(*detach) (bool last_of_pair);
+	void		(*probe) (void);
+	void		(*startup) (void);
+	void		(*bury) (int slotno, const SabotSlot *slot);
+	bool		(*stopping) (bool server_stops);
+} SabotWorkSource;
+
+/* What overhead_profile reports; the parts of a job add up to SABOT_TOTAL. */
+typedef enum SabotComponent
+{
+	SABOT_AGENT_START,			/* launcher's decision to connected agent */
+	SABOT_SUBMISSION,			/* submit call to the submitter's commit */
+	SABOT_DISPATCH,				/* commit to claimed by an agent */
+	SABOT_EXECUTION,			/* claimed to last statement done */
+	SABOT_COMPLETION,			/* last statement done to committed */
+	SABOT_TOTAL,				/* submit call to completion committed */
+	SABOT_NCOMPONENTS
+} SabotComponent;
+
+/* in pool_slot.c and pool_pair.c */
+extern Size sabot_pool_shmem_size(void);
+extern void sabot_pool_shmem_init(void);
+extern bool sabot_pool_attached(void);
+extern void sabot_pool_require(void);
+extern int	sabot_pool_nslots(void);
+extern void sabot_pool_totals(SabotPoolTotals *totals);
+extern void sabot_pool_copy_slots(SabotSlot *slots);
+extern int	sabot_pool_copy_pairs(SabotPair *pairs, int maxpairs);
+extern bool sabot_pool_get_pair(Oid dbid, Oid roleid, SabotPair *pair);
+extern bool sabot_pool_prepare_pair(Oid dbid, Oid roleid);
+extern void sabot_pool_wake(Oid dbid, Oid roleid, int64 nunits,
+							TimestampTz next_due);
+extern void sabot_pool_wake_all(Oid dbid);
+extern uint64 sabot_pool_wake_seq(Oid dbid, Oid roleid);
+extern void sabot_pool_took_work(Oid dbid, Oid roleid);
+extern void sabot_pool_no_work(Oid dbid, Oid roleid, uint64 wake_seq);
+extern void sabot_pool_set_due(Oid dbid, Oid roleid, TimestampTz next_due);
+extern bool sabot_pool_begin_work(int64 work_id, uint64 work_tag);
+extern void sabot_pool_note_attempt(int32 attempt);
+extern void sabot_pool_end_work(void);
+extern int	sabot_pool_running_with_tag(Oid dbid, uint64 work_tag);
+extern bool sabot_pool_is_alive(int slotno, uint64 generation);
+extern uint64 sabot_pool_generation(int slotno);
+extern bool sabot_pool_find_work(Oid dbid, int64 work_id, SabotSlot *slot);
+extern bool sabot_pool_interrupt(Oid dbid, int64 work_id,
+								 SabotInterrupt reason);
+extern void sabot_pool_begin_wait(int64 waits_for);
+extern void sabot_pool_end_wait(void);
+extern bool sabot_pool_wait_is_hopeless(void);
+extern void sabot_pool_request_probe(Oid dbid);
+extern void sabot_pool_settings_changed(void);
+extern uint64 sabot_pool_settings_epoch(void);
+extern void sabot_pool_want_agents(Oid dbid, Oid roleid, int n);
+extern int	sabot_pool_stop_agents(Oid dbid, Oid roleid);
+extern void sabot_pool_forgive_pair(Oid dbid, Oid roleid);
+extern bool sabot_pool_bar(Oid dbid, bool interrupt_busy);
+extern void sabot_pool_unbar(void);
+extern int	sabot_pool_agents_in(Oid dbid, bool busy_too);
+
+/* in pool_launcher.c */
+extern void sabot_pool_register_launcher(void);
+extern PGDLLEXPORT void sabot_launcher_main(Datum arg);
+
+/* in pool_agent.c */
+extern int	MySabotSlot;		/* SABOT_NO_SLOT outside agents */
+extern void sabot_agent_set_source(const SabotWorkSource *source);
+extern const SabotWorkSource *sabot_agent_source(void);
+extern SabotInterrupt sabot_agent_interrupted(void);
+extern bool sabot_agent_must_leave(void);
+extern bool sabot_agent_authority_changed(void);
+extern void sabot_agent_reset_session(void);
+extern PGDLLEXPORT void sabot_agent_main(Datum arg);
+
+/* in pool_prober.c */
+extern void sabot_prober_read_keep_agents(void);
+extern PGDLLEXPORT void sabot_prober_main(Datum arg);
+
+/* in pool_utility.c */
+extern void sabot_pool_install_hooks(void);
+
+/* in pool_profile.c */
+extern Size sabot_profile_shmem_size(void);
+extern void sabot_profile_shmem_init(void);
+extern void sabot_profile_add(SabotComponent component, TimestampTz from,
+							  TimestampTz to);
+
+#endif							/* SABOT_POOL_H */

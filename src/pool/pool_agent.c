@@ -1,0 +1,426 @@
+/*-------------------------------------------------------------------------
+ *
+ * pool_agent.c
+ *		An agent's process: connect, then work, reset, wait, again.
+ *
+ * An agent is connected as the role whose work it does, so that nothing the
+ * work does can give it more rights than a login of that role would have.
+ * Between two units of work the session is reset as DISCARD ALL does it, but
+ * for cached plans, which cannot carry anything over.  When the role, its
+ * right to connect or settings made for it have changed since, the agent is
+ * not repaired but replaced.
+ *
+ * IDENTIFICATION
+ *		src/pool/pool_agent.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "commands/async.h"
+#include "commands/prepare.h"
+#include "commands/sequence.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/pidfile.h"
+#include "utils/portal.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "guc.h"
+#include "pool/pool.h"
+#include "pool/pool_shared.h"
+
+/*
+ * An idle agent looks for work at least this often, in ms, in case a wake was
+ * lost.
+ */
+#define AGENT_NAP_MS		2000
+
+/* Memory in use is published when idle, and after this many units of work. */
+#define MEMORY_REPORT_EVERY 256
+
+static const SabotWorkSource *work_source = NULL;
+static emit_log_hook_type prev_emit_log_hook = NULL;
+
+static SabotSlot *my_slot = NULL;
+static uint32 interrupts_seen = 0;
+static volatile sig_atomic_t admin_cancel = false;
+
+static bool authority_changed = false;
+static uint32 my_role_hash;
+static uint32 my_database_hash;
+static uint64 my_settings_epoch;
+
+/*
+ * sabot_agent_set_source - register what agents work on
+ */
+void
+sabot_agent_set_source(const SabotWorkSource *source)
+{
+	work_source = source;
+}
+
+/*
+ * sabot_agent_source - what agents work on
+ */
+const SabotWorkSource *
+sabot_agent_source(void)
+{
+	return work_source;
+}
+
+/*
+ * handle_sigint - interrupt the current work, if that is what is meant
+ *
+ * A signal sent through the pool names its work in the slot; one that comes
+ * late, when we have gone on to other work, is none of ours.  Any other
+ * SIGINT is pg_cancel_backend() and meant for whatever we do.
+ */
+static void
+handle_sigint(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	if (my_slot->interrupts_sent != interrupts_seen)
+	{
+		interrupts_seen = my_slot->interrupts_sent;
+		if (my_slot->interrupt_work != 0 &&
+			my_slot->interrupt_work == my_slot->work_id)
+			StatementCancelHandler(postgres_signal_arg);
+	}
+	else if (my_slot->work_id != 0)
+	{
+		admin_cancel = true;
+		StatementCancelHandler(postgres_signal_arg);
+	}
+	errno = save_errno;
+}
+
+/*
+ * sabot_agent_interrupted - why the current work was interrupted, if it was
+ */
+SabotInterrupt
+sabot_agent_interrupted(void)
+{
+	if (my_slot->interrupt != SABOT_INTERRUPT_NONE &&
+		my_slot->interrupt_work == my_slot->work_id)
+		return my_slot->interrupt;
+	return admin_cancel ? SABOT_INTERRUPT_ADMIN : SABOT_INTERRUPT_NONE;
+}
+
+/*
+ * keep_last_error - log hook: remember the error that ends this process
+ */
+static void
+keep_last_error(ErrorData *edata)
+{
+	if (edata->elevel == FATAL && MySabotSlot != SABOT_NO_SLOT)
+		sabot_slot_note_error(edata->sqlerrcode, edata->message);
+	if (prev_emit_log_hook)
+		prev_emit_log_hook(edata);
+}
+
+/*
+ * server_is_stopping - whether the postmaster is shutting down
+ *
+ * It says so in its pid file before it signals anybody.
+ */
+static bool
+server_is_stopping(void)
+{
+	char		buf[1024];
+	FILE	   *file = fopen("postmaster.pid", "r");
+	int			line = 0;
+	bool		stopping = false;
+
+	if (file == NULL)
+		return true;
+	while (fgets(buf, sizeof(buf), file))
+	{
+		if (++line == LOCK_FILE_LINE_PM_STATUS)
+			stopping = strncmp(buf, "stopping", strlen("stopping")) == 0;
+	}
+	fclose(file);
+	return stopping;
+}
+
+/*
+ * agent_exit - give back the slot
+ *
+ * Runs after the transaction, if there was one, has ended.
+ */
+static void
+agent_exit(int code, Datum arg)
+{
+	bool		lost = true;
+
+	if (MySabotSlot == SABOT_NO_SLOT)
+		return;
+	if (work_source->stopping)
+		lost = work_source->stopping(server_is_stopping());
+	/* Whoever asked for the place back should know that it is one. */
+	(void) sabot_slot_release(lost);
+}
+
+/*
+ * agent_before_exit - let the room above leave shared memory of its own
+ */
+static void
+agent_before_exit(int code, Datum arg)
+{
+	if (work_source->detach)
+		work_source->detach(false);
+}
+
+/*
+ * note_invalidation - syscache callback: our role or database has changed
+ */
+static void
+note_invalidation(Datum arg, int cacheid, uint32 hashvalue)
+{
+	if (hashvalue == 0 ||
+		hashvalue == (cacheid == AUTHOID ? my_role_hash : my_database_hash))
+		authority_changed = true;
+}
+
+/*
+ * sabot_agent_authority_changed - whether our agent must be replaced
+ *
+ * Only exact after invalidation messages were accepted, as starting a
+ * transaction does.
+ */
+bool
+sabot_agent_authority_changed(void)
+{
+	return authority_changed ||
+		my_settings_epoch != sabot_pool_settings_epoch();
+}
+
+/*
+ * watch_authority - have changes of our role, database and settings noticed
+ */
+static void
+watch_authority(void)
+{
+	my_role_hash = GetSysCacheHashValue1(AUTHOID,
+										 ObjectIdGetDatum(my_slot->roleid));
+	my_database_hash = GetSysCacheHashValue1(DATABASEOID,
+											 ObjectIdGetDatum(my_slot->dbid));
+	CacheRegisterSyscacheCallback(AUTHOID, note_invalidation, (Datum) 0);
+	CacheRegisterSyscacheCallback(DATABASEOID, note_invalidation, (Datum) 0);
+}
+
+/*
+ * sabot_agent_reset_session - make the session as clean as after its start
+ *
+ * Does what DISCARD ALL does but for cached plans.  To be called outside of a
+ * transaction; errors here are the caller's to turn into the agent's end.
+ */
+void
+sabot_agent_reset_session(void)
+{
+	StartTransactionCommand();
+	PortalHashTableDeleteAll();
+	if (GetSessionUserId() != my_slot->roleid ||
+		OidIsValid(GetCurrentRoleId()))
+	{
+		SetPGVariable("session_authorization", NIL, false);
+		SetPGVariable("role", NIL, false);
+	}
+	ResetAllOptions();
+	DropAllPreparedStatements();
+	Async_UnlistenAll();
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	ResetTempTableNamespace();
+	ResetSequenceCaches();
+	CommitTransactionCommand();
+}
+
+/*
+ * report_idle - publish what others see of an agent that has nothing to do
+ */
+static void
+report_idle(void)
+{
+	pgstat_report_stat(true);
+	pgstat_report_appname("sabot agent");
+	pgstat_report_activity(STATE_IDLE, NULL);
+	sabot_slot_note_memory(MemoryContextMemAllocated(TopMemoryContext, true));
+}
+
+/*
+ * idle_too_long - whether our agent has been idle for too long to stay
+ */
+static bool
+idle_too_long(void)
+{
+	SabotPair	pair;
+	SabotSlot  *slots;
+	int			n = 0;
+
+	if (sabot_agent_idle_timeout < 0 ||
+		!TimestampDifferenceExceeds(my_slot->since, GetCurrentTimestamp(),
+									sabot_agent_idle_timeout * 1000))
+		return false;
+	if (!sabot_pool_get_pair(my_slot->dbid, my_slot->roleid, &pair) ||
+		pair.keep == 0)
+		return true;
+
+	slots = palloc(sizeof(SabotSlot) * sabot_pool_nslots());
+	sabot_pool_copy_slots(slots);
+	for (int i = 0; i < sabot_pool_nslots(); i++)
+		n += slots[i].state != SABOT_SLOT_FREE && !slots[i].stop &&
+			slots[i].dbid == my_slot->dbid && slots[i].roleid == my_slot->roleid;
+	pfree(slots);
+	return n > pair.keep;
+}
+
+/*
+ * nap_ms - how long an idle agent may sleep before it looks again, in ms
+ */
+static long
+nap_ms(void)
+{
+	SabotPair	pair;
+	TimestampTz now = GetCurrentTimestamp();
+	long		nap = AGENT_NAP_MS;
+
+	if (sabot_agent_idle_timeout >= 0 && sabot_agent_idle_timeout * 1000L < nap)
+		nap = Max(1, sabot_agent_idle_timeout * 1000L);
+	if (sabot_pool_get_pair(my_slot->dbid, my_slot->roleid, &pair) &&
+		pair.next_due != 0)
+		nap = Min(nap, TimestampDifferenceMilliseconds(now, pair.next_due) + 1);
+	return nap;
+}
+
+/*
+ * service_requests - what a waiting backend has to do when it is woken
+ *
+ * Signal barriers among them: an agent that did not take part would make
+ * DROP DATABASE of any database hang.
+ */
+static void
+service_requests(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	ProcessCatchupInterruptIfPending();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/*
+ * wait_for_work - sleep until there may be something to do
+ *
+ * Returns false if the agent is to leave.
+ */
+static bool
+wait_for_work(void)
+{
+	if (sabot_slot_set_idle())
+	{
+		report_idle();
+		if (idle_too_long() || !sabot_enabled)
+			return false;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 nap_ms(), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		service_requests();
+		AcceptInvalidationMessages();
+		if (sabot_agent_authority_changed())
+			return false;
+	}
+	return !sabot_agent_must_leave();
+}
+
+/*
+ * work_until_idle - do all the work there is
+ *
+ * Returns false if the agent is to leave.
+ */
+static bool
+work_until_idle(void)
+{
+	int			done = 0;
+
+	sabot_slot_look();
+	for (;;)
+	{
+		service_requests();
+		if (sabot_agent_must_leave() || authority_changed || !sabot_enabled)
+			return false;
+		admin_cancel = false;
+		if (!work_source->run_next())
+			return true;
+		pgstat_report_stat(false);
+		if (++done % MEMORY_REPORT_EVERY == 0)
+			sabot_slot_note_memory(MemoryContextMemAllocated(TopMemoryContext,
+															 true));
+	}
+}
+
+/*
+ * agent_connect - become the agent of a slot, connected as its role
+ */
+static void
+agent_connect(int slotno)
+{
+	uint64		generation;
+
+	memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof(generation));
+	my_slot = &sabot_pool->slots[slotno];
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGINT, handle_sigint);
+
+	sabot_slot_attach(slotno, generation);
+	interrupts_seen = my_slot->interrupts_sent;
+	on_shmem_exit(agent_exit, 0);
+	prev_emit_log_hook = emit_log_hook;
+	emit_log_hook = keep_last_error;
+	BackgroundWorkerUnblockSignals();
+
+	my_settings_epoch = sabot_pool_settings_epoch();
+	BackgroundWorkerInitializeConnectionByOid(my_slot->dbid, my_slot->roleid,
+											  SABOT_BGWORKER_FLAGS);
+	before_shmem_exit(agent_before_exit, 0);
+	StartTransactionCommand();
+	watch_authority();
+	CommitTransactionCommand();
+	sabot_profile_add(SABOT_AGENT_START, my_slot->started_at,
+					  GetCurrentTimestamp());
+}
+
+/*
+ * sabot_agent_main - an agent's process; arg is the number of its slot
+ */
+void
+sabot_agent_main(Datum arg)
+{
+	agent_connect(DatumGetInt32(arg));
+	(void) sabot_slot_set_idle();
+	if (work_source->attach)
+		work_source->attach();
+	while (work_until_idle() && wait_for_work())
+		 /* nothing else */ ;
+	proc_exit(0);
+}

@@ -1,0 +1,67 @@
+-- The demo: ordinary SQL by an ordinary user.  Which words describe Debian's
+-- packages, and which two packages are described most alike?
+
+CREATE TABLE word (package text, word text, hits int);
+CREATE TABLE relative (package text, relative text, score real);
+
+-- The packages in 200 ranges of names, an array of two parameters for each.
+SELECT jsonb_agg(jsonb_build_array(first, last)) AS ranges
+FROM (
+	SELECT min(name) AS first, max(name) AS last
+	FROM (SELECT name, ntile(200) OVER (ORDER BY name) AS part FROM package) p
+	GROUP BY part
+	ORDER BY part
+) r \gset
+
+-- One job for each range: the words of its packages.
+SELECT sabot.submit_job_each($$
+		INSERT INTO word
+		SELECT name, lexeme, cardinality(positions)
+		FROM package, unnest(to_tsvector('english', left(description, 300)))
+		WHERE name BETWEEN $1 AND $2
+	$$, :'ranges', name => 'words') AS jobs \gset
+CALL sabot.wait_for_jobs(:'jobs');
+
+-- A single job, of several statements: words that few packages share.
+CALL sabot.wait_for_job(sabot.submit_job($$
+		CREATE TABLE rare AS
+		SELECT package, word, packages
+		FROM (SELECT package, word, count(*) OVER (PARTITION BY word) AS packages
+			  FROM word) w
+		WHERE packages BETWEEN 2 AND 25;
+		CREATE INDEX ON rare (package);
+		CREATE INDEX ON rare (word);
+		ANALYZE rare
+	$$, name => 'rare words'));
+
+-- Again one job for each range: the package that shares most of them.
+SELECT sabot.submit_job_each($$
+		INSERT INTO relative
+		SELECT DISTINCT ON (a.package) a.package, b.package, sum(1.0 / a.packages)
+		FROM rare a JOIN rare b USING (word)
+		WHERE a.package BETWEEN $1 AND $2 AND a.package <> b.package
+		GROUP BY a.package, b.package
+		ORDER BY a.package, sum(1.0 / a.packages) DESC, b.package
+	$$, :'ranges', name => 'relatives') AS jobs \gset
+CALL sabot.wait_for_jobs(:'jobs');
+
+\pset footer off
+\echo
+\echo 'The words most packages use:'
+SELECT word, count(*) AS packages, sum(hits) AS times
+FROM word GROUP BY word ORDER BY packages DESC LIMIT 8;
+
+\echo 'The packages described most alike:'
+SELECT package, relative, round(score::numeric, 1) AS score
+FROM relative WHERE package < relative ORDER BY relative.score DESC LIMIT 8;
+
+\echo 'What the jobs did:'
+SELECT name, count(*) AS jobs, count(DISTINCT pid) AS agents,
+	sum(row_count) AS rows,
+	round(extract(epoch FROM max(finished_at) - min(submitted_at)), 1) AS seconds
+FROM sabot.job_status GROUP BY name ORDER BY min(job_id);
+
+\echo 'The slowest of them:'
+SELECT job_id, name, state, pid, row_count,
+	round(1000 * extract(epoch FROM finished_at - started_at)) AS ms
+FROM sabot.job_status ORDER BY finished_at - started_at DESC LIMIT 5;
