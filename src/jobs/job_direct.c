@@ -43,8 +43,8 @@
 #include "jobs/job_wait.h"
 #include "jobs/jobs.h"
 
-/* When to ask first why no agent has taken the request, in ms. */
-#define FIRST_CHECK_MS		100
+/* How often to ask why no agent has taken the request, in ms. */
+#define POSTED_CHECK_MS		100
 
 /* Failed starts of agents after which a call gives up. */
 #define MAX_START_FAILURES	5
@@ -65,7 +65,8 @@ typedef struct DirectRun
 	TimestampTz deadline;		/* 0 = none */
 	TimestampTz next_check;
 	TimestampTz deadlock_check; /* not before */
-	int			start_failures; /* of agents, seen at the last check */
+	int			old_failures;	/* starts that had failed before the call */
+	int			start_failures; /* the same at the last check */
 	int			unseen;			/* checks that found no agent at work */
 } DirectRun;
 
@@ -208,6 +209,7 @@ post_request(DirectRun *run)
 {
 	static bool registered = false;
 	TimestampTz now = GetCurrentTimestamp();
+	SabotPair	pair;
 
 	if (!registered)
 		before_shmem_exit(abandon_at_exit, (Datum) 0);
@@ -215,13 +217,15 @@ post_request(DirectRun *run)
 
 	if (run->timeout_ms >= 0)
 		run->deadline = TimestampTzPlusMilliseconds(now, run->timeout_ms);
-	run->next_check = TimestampTzPlusMilliseconds(now, FIRST_CHECK_MS);
+	run->next_check = TimestampTzPlusMilliseconds(now, POSTED_CHECK_MS);
 	run->deadlock_check = TimestampTzPlusMilliseconds(now, DeadlockTimeout);
 
 	if (!sabot_pool_prepare_pair(MyDatabaseId, run->roleid))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("too many databases and roles have work at once")));
+	if (sabot_pool_get_pair(MyDatabaseId, run->roleid, &pair))
+		run->old_failures = pair.failures;
 	run->seq = sabot_direct_post(run->roleid,
 								 dsm_segment_handle(my_segment));
 	current_run = run;
@@ -327,10 +331,29 @@ raise_lost(void)
 }
 
 /*
- * check_agents_start - raise the error that keeps agents from starting
+ * start_is_hopeless - whether it makes no sense to wait for another start
  *
- * A pair that was given up is forgiven soon after, for the sake of later
- * work.  We may see it before or after that.
+ * That is so when the pair is given up.  It is forgiven soon after, for the
+ * sake of later work, so that we may see it before or after that.  And what
+ * is refused for lack of rights (classes 28 and 42) will not be granted while
+ * we wait.
+ */
+static bool
+start_is_hopeless(const DirectRun *run, const SabotPair *pair)
+{
+	int			category = ERRCODE_TO_CATEGORY(pair->sqlstate);
+
+	if (pair->give_up || pair->failures >= MAX_START_FAILURES)
+		return true;
+	if (pair->failures == 0)
+		return run->start_failures > 0 && pair->demand == 0;
+	return pair->failures > run->old_failures &&
+		(category == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
+		 category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_PRIVILEGE));
+}
+
+/*
+ * check_agents_start - raise the error that keeps agents from starting
  */
 static void
 check_agents_start(DirectRun *run)
@@ -339,8 +362,7 @@ check_agents_start(DirectRun *run)
 
 	if (!sabot_pool_get_pair(MyDatabaseId, run->roleid, &pair))
 		return;
-	if (pair.give_up || pair.failures >= MAX_START_FAILURES ||
-		(run->start_failures > 0 && pair.failures == 0 && pair.demand == 0))
+	if (start_is_hopeless(run, &pair))
 		ereport(ERROR,
 				(errcode(pair.sqlstate ? pair.sqlstate :
 						 ERRCODE_CONNECTION_FAILURE),
@@ -348,9 +370,13 @@ check_agents_start(DirectRun *run)
 				 pair.error[0] ? errdetail_internal("%s", pair.error) : 0));
 	run->start_failures = pair.failures;
 
-	/* The demand may have been taken for served, by a look that missed us. */
-	if (pair.demand == 0)
-		sabot_pool_wake(MyDatabaseId, run->roleid, 1, 0);
+	/*
+	 * Wake another agent, in case the one we woke has left or somebody else
+	 * has taken our demand for served; but demand no more than we did.
+	 */
+	sabot_pool_wake(MyDatabaseId, run->roleid, 1, 0);
+	if (pair.demand > 0)
+		sabot_pool_took_work(MyDatabaseId, run->roleid);
 }
 
 /*
@@ -404,7 +430,10 @@ check_run(DirectRun *run, TimestampTz now)
 	SabotDirectState state = sabot_direct_state();
 	SabotSlot	slot;
 
-	run->next_check = TimestampTzPlusMilliseconds(now, SABOT_WAIT_CHECK_MS);
+	run->next_check = TimestampTzPlusMilliseconds(now,
+												  state == SABOT_DIRECT_POSTED ?
+												  POSTED_CHECK_MS :
+												  SABOT_WAIT_CHECK_MS);
 	if (state == SABOT_DIRECT_POSTED)
 		check_not_taken(run);
 
@@ -419,7 +448,11 @@ check_run(DirectRun *run, TimestampTz now)
 		run->unseen = 0;
 
 	if (now >= run->deadlock_check)
+	{
 		check_deadlock(run);
+		run->deadlock_check =
+			TimestampTzPlusMilliseconds(now, SABOT_WAIT_CHECK_MS);
+	}
 }
 
 /*

@@ -282,7 +282,7 @@ attempt(SabotJob *job, List *statements, bool singly, SabotEnd *end,
 		error = CopyErrorData();
 		disable_all_timeouts(false);
 		QueryCancelPending = false;
-		sabot_capture_notices_end();
+		/* While capturing: the error was made for a client to be told. */
 		if (singly || !refused_in_block(job, error))
 			EmitErrorReport();
 		FlushErrorState();

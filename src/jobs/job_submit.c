@@ -320,6 +320,22 @@ set_results(Submission *s, FunctionCallInfo fcinfo, int keep_rows, int notify)
 }
 
 /*
+ * point_into_command - error callback: a position is one in the command that
+ * is submitted, not in the statement that submits it
+ */
+static void
+point_into_command(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position <= 0)
+		return;
+	errposition(0);
+	internalerrposition(position);
+	internalerrquery((char *) arg);
+}
+
+/*
  * required_command - a command that must be there and could be run
  *
  * Raises 22023 if it is NULL or empty, its syntax error if it has one, and
@@ -328,6 +344,7 @@ set_results(Submission *s, FunctionCallInfo fcinfo, int keep_rows, int notify)
 static char *
 required_command(FunctionCallInfo fcinfo, int argno)
 {
+	ErrorContextCallback callback;
 	char	   *command;
 
 	if (PG_ARGISNULL(argno))
@@ -335,7 +352,12 @@ required_command(FunctionCallInfo fcinfo, int argno)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("command must not be null")));
 	command = text_to_cstring(PG_GETARG_TEXT_PP(argno));
+	callback.callback = point_into_command;
+	callback.arg = command;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	sabot_job_check_statements(command, sabot_job_parse(command));
+	error_context_stack = callback.previous;
 	return command;
 }
 

@@ -399,6 +399,8 @@ agent_connect(int slotno)
 	emit_log_hook = keep_last_error;
 	BackgroundWorkerUnblockSignals();
 
+	whereToSendOutput = DestNone;
+
 	my_settings_epoch = sabot_pool_settings_epoch();
 	BackgroundWorkerInitializeConnectionByOid(my_slot->dbid, my_slot->roleid,
 											  SABOT_BGWORKER_FLAGS);
