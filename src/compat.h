@@ -27,37 +27,15 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/wait_event.h"
-#if PG_VERSION_NUM >= 180000
-#include "commands/explain_format.h"
-#endif
 
 /* 18 lets a module state its name and version. */
 #if PG_VERSION_NUM < 180000
 #define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
 #endif
 
-/* 18 removed execute_once from ExecutorRun() and its hook. */
-#if PG_VERSION_NUM >= 180000
-#define SABOT_EXECUTE_ONCE_PARAM
-#define SABOT_EXECUTE_ONCE_ARG
-#else
-#define SABOT_EXECUTE_ONCE_PARAM , bool execute_once
-#define SABOT_EXECUTE_ONCE_ARG , execute_once
-#endif
-
 /* 17 lets an extension name its wait events. */
 #if PG_VERSION_NUM < 170000
 #define WaitEventExtensionNew(name) ((uint32) PG_WAIT_EXTENSION)
-#endif
-
-/* 17 added destroyStringInfo(). */
-#if PG_VERSION_NUM < 170000
-static inline void
-destroyStringInfo(StringInfo str)
-{
-	pfree(str->data);
-	pfree(str);
-}
 #endif
 
 /* 16 replaced the pg_xxx_aclcheck() and _ownercheck() families. */

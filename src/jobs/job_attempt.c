@@ -56,6 +56,7 @@ typedef struct AttemptRecord
 typedef struct OrphanShared
 {
 	LWLock	   *lock;
+	int			norphans;
 	SabotOrphan orphans[MAX_ORPHANS];	/* job_id 0 = free */
 } OrphanShared;
 
@@ -173,6 +174,8 @@ fill_orphan_locked(int n, const AttemptRecord *record, int sqlstate,
 {
 	SabotOrphan *orphan = &shared->orphans[n];
 
+	Assert(orphan->job_id == 0);
+	shared->norphans++;
 	orphan->dbid = record->dbid;
 	orphan->attempt = record->attempt;
 	orphan->job_id = record->job_id;
@@ -293,6 +296,31 @@ sabot_orphan_copy(SabotOrphan **orphans)
 }
 
 /*
+ * sabot_orphan_exists - whether a job of this database was lost and nobody has
+ * dealt with that yet
+ *
+ * Such a job is not to be run, though its row looks ready.  To be asked by the
+ * agent that has taken the job and before it reads the row: its predecessor
+ * gave up the job after becoming an orphan, and an orphan goes after its row
+ * was written.
+ */
+bool
+sabot_orphan_exists(int64 job_id)
+{
+	bool		found = false;
+
+	/* Unlocked: taking the job from the slots has shown us what came before. */
+	if (shared->norphans == 0)
+		return false;
+	LWLockAcquire(shared->lock, LW_SHARED);
+	for (int i = 0; i < MAX_ORPHANS && !found; i++)
+		found = shared->orphans[i].job_id == job_id &&
+			shared->orphans[i].dbid == MyDatabaseId;
+	LWLockRelease(shared->lock);
+	return found;
+}
+
+/*
  * sabot_orphan_done - an orphan has been dealt with
  */
 void
@@ -309,7 +337,10 @@ sabot_orphan_done(const SabotOrphan *orphan)
 			shared->orphans[i].dbid == orphan->dbid)
 			n = i;
 	if (n >= 0)
+	{
 		memset(&shared->orphans[n], 0, sizeof(SabotOrphan));
+		shared->norphans--;
+	}
 	LWLockRelease(shared->lock);
 	if (n >= 0)
 		(void) write_record(SABOT_MAX_SLOTS + n, &none);

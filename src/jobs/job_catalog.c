@@ -120,7 +120,9 @@ load_catalog(void)
 	catalog.schema = get_namespace_oid("sabot", true);
 	catalog.job = get_relname_relid("job", catalog.schema);
 	catalog.history = get_relname_relid("job_history", catalog.schema);
+	catalog.sequence = get_relname_relid("job_job_id_seq", catalog.schema);
 	if (!OidIsValid(catalog.job) || !OidIsValid(catalog.history) ||
+		!OidIsValid(catalog.sequence) ||
 		getExtensionOfObject(RelationRelationId, catalog.job) != catalog.extension)
 		return false;
 

@@ -65,8 +65,8 @@ typedef struct DirectRun
 	TimestampTz deadline;		/* 0 = none */
 	TimestampTz next_check;
 	TimestampTz deadlock_check; /* not before */
-	int			old_failures;	/* starts that had failed before the call */
-	int			start_failures; /* the same at the last check */
+	TimestampTz posted_at;
+	int			old_failures;	/* agents that could not start before */
 	int			unseen;			/* checks that found no agent at work */
 } DirectRun;
 
@@ -215,6 +215,7 @@ post_request(DirectRun *run)
 		before_shmem_exit(abandon_at_exit, (Datum) 0);
 	registered = true;
 
+	run->posted_at = now;
 	if (run->timeout_ms >= 0)
 		run->deadline = TimestampTzPlusMilliseconds(now, run->timeout_ms);
 	run->next_check = TimestampTzPlusMilliseconds(now, POSTED_CHECK_MS);
@@ -250,7 +251,7 @@ add_context(void *arg)
 static void
 rethrow(DirectRun *run, char *data, Size len)
 {
-	StringInfoData msg = {.data = data, .len = len, .maxlen = len};
+	StringInfoData msg = {.data = data,.len = len,.maxlen = len};
 	ErrorContextCallback callback = {
 		.callback = add_context,
 		.previous = error_context_stack
@@ -331,25 +332,47 @@ raise_lost(void)
 }
 
 /*
- * start_is_hopeless - whether it makes no sense to wait for another start
- *
- * That is so when the pair is given up.  It is forgiven soon after, for the
- * sake of later work, so that we may see it before or after that.  And what
- * is refused for lack of rights (classes 28 and 42) will not be granted while
- * we wait.
+ * has_agent - whether the pair of the request has any agent
  */
 static bool
-start_is_hopeless(const DirectRun *run, const SabotPair *pair)
+has_agent(const DirectRun *run)
+{
+	int			nslots = sabot_pool_nslots();
+	SabotSlot  *slots = palloc(sizeof(SabotSlot) * Max(1, nslots));
+	bool		found = false;
+
+	sabot_pool_copy_slots(slots);
+	for (int i = 0; i < nslots && !found; i++)
+		found = slots[i].state != SABOT_SLOT_FREE &&
+			slots[i].state != SABOT_SLOT_LOST &&
+			slots[i].dbid == MyDatabaseId && slots[i].roleid == run->roleid;
+	pfree(slots);
+	return found;
+}
+
+/*
+ * start_is_hopeless - whether it makes no sense to wait for another start
+ *
+ * That is so when the pair has been given up.  It is forgiven soon after, for
+ * the sake of later work, and seems never to have failed; but then there is
+ * no agent although one was started since the call.  Nor will what is refused
+ * for lack of rights (classes 28 and 42) be granted while we wait.
+ */
+static bool
+start_is_hopeless(DirectRun *run, const SabotPair *pair)
 {
 	int			category = ERRCODE_TO_CATEGORY(pair->sqlstate);
 
 	if (pair->give_up || pair->failures >= MAX_START_FAILURES)
 		return true;
-	if (pair->failures == 0)
-		return run->start_failures > 0 && pair->demand == 0;
-	return pair->failures > run->old_failures &&
+	if (pair->failures > run->old_failures &&
 		(category == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
-		 category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_PRIVILEGE));
+		 category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_PRIVILEGE)))
+		return true;
+	run->old_failures = Min(run->old_failures, pair->failures);
+	return pair->failures == 0 && pair->demand == 0 &&
+		pair->error[0] != '\0' && pair->last_start >= run->posted_at &&
+		!has_agent(run);
 }
 
 /*
@@ -368,7 +391,6 @@ check_agents_start(DirectRun *run)
 						 ERRCODE_CONNECTION_FAILURE),
 				 errmsg("could not start an agent"),
 				 pair.error[0] ? errdetail_internal("%s", pair.error) : 0));
-	run->start_failures = pair.failures;
 
 	/*
 	 * Wake another agent, in case the one we woke has left or somebody else

@@ -118,8 +118,8 @@ static bool
 send_message(uint64 kind, const void *data, Size len, bool flush)
 {
 	shm_mq_iovec iov[2] = {
-		{.data = (const char *) &kind, .len = sizeof(kind)},
-		{.data = data, .len = len}
+		{.data = (const char *) &kind,.len = sizeof(kind)},
+		{.data = data,.len = len}
 	};
 	shm_mq_result result;
 

@@ -35,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "jobs/job_run.h"
 #include "jobs/jobs.h"
 
 /* A job that ignores its timeout is interrupted again so often, in ms. */
@@ -56,10 +57,10 @@ handle_job_timeout(void)
 }
 
 /*
- * start_timeout - begin to count the timeout of an attempt, if there is one
+ * sabot_run_start_timeout - begin to count the timeout of an attempt, if there is one
  */
-static void
-start_timeout(int64 timeout_ms)
+void
+sabot_run_start_timeout(int64 timeout_ms)
 {
 	static TimeoutId timeout_id = MAX_TIMEOUTS;
 
@@ -84,12 +85,12 @@ sabot_job_timed_out(void)
 }
 
 /*
- * raise_if_interrupted - raise 57014 if the job was interrupted
+ * sabot_run_raise_if_interrupted - raise 57014 if the job was interrupted
  *
  * The interrupt itself is an error already, but the job may have caught that.
  */
-static void
-raise_if_interrupted(void)
+void
+sabot_run_raise_if_interrupted(void)
 {
 	CHECK_FOR_INTERRUPTS();
 	if (timed_out || sabot_agent_interrupted() != SABOT_INTERRUPT_NONE)
@@ -99,9 +100,21 @@ raise_if_interrupted(void)
 }
 
 /*
+ * sabot_run_is_runnable - whether a job that was read is to run, here and now
+ */
+bool
+sabot_run_is_runnable(const SabotJob *job)
+{
+	const SabotCatalog *cat = sabot_catalog(false);
+
+	return job->owner == GetSessionUserId() && job->home == cat->home &&
+		job->state == cat->states[SABOT_JOB_QUEUED];
+}
+
+/*
  * load_job - read the job an agent has taken, or NULL if it is not to run
  *
- * It may have been cancelled, paused or finished since its id was queued.
+ * It may have been cancelled, paused, finished or lost since its id was queued.
  */
 static SabotJob *
 load_job(int64 job_id, bool *must_leave)
@@ -113,23 +126,21 @@ load_job(int64 job_id, bool *must_leave)
 	*must_leave = sabot_agent_authority_changed();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	old = MemoryContextSwitchTo(job_context);
-	job = sabot_job_read(job_id);
+	job = sabot_orphan_exists(job_id) ? NULL : sabot_job_read(job_id);
 	MemoryContextSwitchTo(old);
-	if (job != NULL &&
-		(job->owner != GetSessionUserId() ||
-		 job->home != sabot_catalog(false)->home ||
-		 job->state != sabot_catalog(false)->states[SABOT_JOB_QUEUED]))
+	if (job != NULL && !sabot_run_is_runnable(job))
 		job = NULL;
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(job_context);
 	return job;
 }
 
 /*
- * report_running - show in pg_stat_activity what the agent runs
+ * sabot_run_report - show in pg_stat_activity what the agent runs
  */
-static void
-report_running(const SabotJob *job)
+void
+sabot_run_report(const SabotJob *job)
 {
 	char		name[NAMEDATALEN];
 
@@ -156,7 +167,7 @@ run_atomic(const SabotJob *job, List *statements, SabotEnd *end,
 	sabot_settings_apply(job->settings);
 	sabot_job_execute(job->command, statements, job->params,
 					  SABOT_EXEC_ATOMIC, outcome, NULL, NULL);
-	raise_if_interrupted();
+	sabot_run_raise_if_interrupted();
 	*executed_at = GetCurrentTimestamp();
 
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -220,7 +231,7 @@ run_singly(SabotJob *job, List *statements, SabotEnd *end,
 	CommitTransactionCommand();
 	sabot_job_execute(job->command, statements, job->params,
 					  SABOT_EXEC_SINGLY, outcome, NULL, NULL);
-	raise_if_interrupted();
+	sabot_run_raise_if_interrupted();
 	*executed_at = GetCurrentTimestamp();
 
 	/* From here on nothing is the job's anymore, whoever it has become. */
@@ -253,17 +264,18 @@ static ErrorData *
 attempt(SabotJob *job, List *statements, bool singly, SabotEnd *end,
 		TimestampTz *executed_at)
 {
-	MemoryContext caller = CurrentMemoryContext;
 	SabotOutcome *outcome = sabot_outcome_create(job_context, job->keep_rows);
 	ErrorData  *volatile error = NULL;
 
 	end->outcome = outcome;
 	sabot_capture_notices_begin(outcome);
-	start_timeout(job->timeout_ms);
+	sabot_run_start_timeout(job->timeout_ms);
 	PG_TRY();
 	{
 		bool		ours;
 
+		/* It may have been interrupted between claim and here. */
+		sabot_run_raise_if_interrupted();
 		if (statements == NIL)
 		{
 			statements = sabot_job_parse(job->command);
@@ -291,7 +303,8 @@ attempt(SabotJob *job, List *statements, bool singly, SabotEnd *end,
 	PG_END_TRY();
 	disable_all_timeouts(false);
 	sabot_capture_notices_end();
-	MemoryContextSwitchTo(caller);
+	/* Ending a transaction leaves us in TopMemoryContext. */
+	MemoryContextSwitchTo(job_context);
 	return error;
 }
 
@@ -307,10 +320,10 @@ say_timed_out(const SabotJob *job, ErrorData *error)
 }
 
 /*
- * attempt_ended_badly - record an attempt that did not complete the job
+ * ended_badly - record an attempt that did not complete the job
  */
 static void
-attempt_ended_badly(const SabotJob *job, SabotEnd *end, ErrorData *error)
+ended_badly(const SabotJob *job, SabotEnd *end, ErrorData *error)
 {
 	SabotInterrupt interrupt = sabot_agent_interrupted();
 
@@ -329,10 +342,10 @@ attempt_ended_badly(const SabotJob *job, SabotEnd *end, ErrorData *error)
 }
 
 /*
- * profile_job - account for the time a job took, part by part
+ * sabot_run_profile - account for the time a job took, part by part
  */
-static void
-profile_job(const SabotReady *entry, TimestampTz started_at,
+void
+sabot_run_profile(const SabotReady *entry, TimestampTz started_at,
 			TimestampTz executed_at)
 {
 	TimestampTz now = GetCurrentTimestamp();
@@ -348,6 +361,8 @@ profile_job(const SabotReady *entry, TimestampTz started_at,
 
 /*
  * run_loaded - run a job that was read, whatever comes of it
+ *
+ * In no transaction.
  */
 static void
 run_loaded(SabotJob *job, const SabotReady *entry)
@@ -361,44 +376,50 @@ run_loaded(SabotJob *job, const SabotReady *entry)
 	end.atomic = true;
 	end.started_at = GetCurrentTimestamp();
 	sabot_attempt_begin(job->job_id, end.attempt);
-	report_running(job);
+	sabot_run_report(job);
 
 	error = attempt(job, NIL, job->has_atomic && !job->atomic, &end,
 					&executed_at);
 	if (error != NULL && end.atomic && refused_in_block(job, error))
 		error = attempt(job, NIL, true, &end, &executed_at);
 	if (error != NULL)
-		attempt_ended_badly(job, &end, error);
-	else if (executed_at != 0)
-		profile_job(entry, end.started_at, executed_at);
+		ended_badly(job, &end, error);
+	else
+	{
+		sabot_wait_wakeup(job->job_id); /* as soon as can be */
+		if (executed_at != 0)
+			sabot_run_profile(entry, end.started_at, executed_at);
+	}
 	debug_query_string = NULL;
 	sabot_attempt_end();
 }
 
 /*
- * sabot_job_run - run the job that our agent has taken
+ * sabot_run_put_back - do not run the job that our agent has taken after all
+ */
+void
+sabot_run_put_back(const SabotReady *entry, const char *queue)
+{
+	sabot_pool_end_work();
+	sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, entry);
+	sabot_pool_wake(MyDatabaseId, GetSessionUserId(), 1, 0);
+}
+
+/*
+ * sabot_run_taken - run the job that our agent has taken, alone
  *
  * Afterwards the agent has no work, the session is reset, and whoever waits
  * for the job knows.
  */
 void
-sabot_job_run(const SabotReady *entry, const char *queue)
+sabot_run_taken(const SabotReady *entry, const char *queue)
 {
-	SabotJob   *job;
+	MemoryContext caller = MemoryContextSwitchTo(job_context);
 	bool		must_leave;
+	SabotJob   *job = load_job(entry->job_id, &must_leave);
 
-	if (job_context == NULL)
-		job_context = AllocSetContextCreate(TopMemoryContext, "sabot job",
-											ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(job_context);
-
-	job = load_job(entry->job_id, &must_leave);
 	if (must_leave)
-	{
-		sabot_pool_end_work();
-		sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, entry);
-		sabot_pool_wake(MyDatabaseId, GetSessionUserId(), 1, 0);
-	}
+		sabot_run_put_back(entry, queue);
 	else
 	{
 		sabot_pool_took_work(MyDatabaseId, GetSessionUserId());
@@ -408,9 +429,35 @@ sabot_job_run(const SabotReady *entry, const char *queue)
 		sabot_wait_wakeup(entry->job_id);
 		if (job != NULL)
 			sabot_agent_reset_session();
+		if (sabot_queue_is_limited(MyDatabaseId, queue))
+			sabot_pool_wake_all(MyDatabaseId);
 	}
-	if (sabot_queue_is_limited(MyDatabaseId, queue))
-		sabot_pool_wake_all(MyDatabaseId);
-	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextSwitchTo(caller);
 	MemoryContextReset(job_context);
+}
+
+/*
+ * sabot_job_run - run the job that our agent has taken, and perhaps others
+ * with it
+ */
+void
+sabot_job_run(const SabotReady *entry, const char *queue)
+{
+	static MemoryContext group_context = NULL;
+
+	if (job_context == NULL)
+	{
+		job_context = AllocSetContextCreate(TopMemoryContext, "sabot job",
+											ALLOCSET_DEFAULT_SIZES);
+		group_context = AllocSetContextCreate(TopMemoryContext, "sabot group",
+											  ALLOCSET_DEFAULT_SIZES);
+	}
+	if (sabot_group_applies())
+	{
+		sabot_group_run(entry, queue, group_context);
+		MemoryContextSwitchTo(TopMemoryContext);
+		MemoryContextReset(group_context);
+	}
+	else
+		sabot_run_taken(entry, queue);
 }

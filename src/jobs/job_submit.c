@@ -17,6 +17,7 @@
 
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "commands/sequence.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -30,6 +31,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "jobs/job_columns.h"
 #include "jobs/jobs.h"
 
 #define MAX_NAME_BYTES 255
@@ -82,7 +84,7 @@ static const Oid batch_types[NPARAMS] = {
 	"$1, $2, $3, $4, $5, $6, $7::sabot.job_state, $8, $9, $10, $11, $12, $13," \
 	" $14, $15, $16, $17"
 
-static const char insert_one[] =
+static const char insert_unless_there[] =
 	INSERT_INTO "VALUES (" COMMON_VALUES ", $18, $19)"
 	" ON CONFLICT (owner, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
 	" RETURNING job_id";
@@ -212,11 +214,12 @@ check_interval(FunctionCallInfo fcinfo, int argno, const char *name,
  * begin_submission - who submits, from where, when
  */
 static void
-begin_submission(Submission *s)
+begin_submission(Submission *s, const char *function)
 {
 	Oid			owner = GetUserId();
 
 	sabot_pool_require();
+	PreventCommandIfReadOnly(function);
 	sabot_check_owner_can_login(owner);
 	memset(s, 0, sizeof(*s));
 	memset(s->nulls, 'n', NPARAMS);
@@ -405,6 +408,45 @@ insert_jobs(Submission *s, const char *sql, const Oid *types, int64 **ids)
 }
 
 /*
+ * insert_row - insert the one job of a submission without SQL; returns its id
+ *
+ * For a single job, finding its way through SPI and the executor would take
+ * longer than all the rest.
+ */
+static int64
+insert_row(Submission *s)
+{
+	static const int column_of[NPARAMS] = {
+		JOB_NAME, JOB_OWNER, JOB_OWNER_NAME, JOB_HOME, JOB_QUEUE,
+		JOB_PRIORITY, JOB_STATE, JOB_MAX_ATTEMPTS, JOB_ATOMIC, JOB_KEEP_ROWS,
+		JOB_SUBMITTED_AT, JOB_RUN_AFTER, JOB_RETRY_DELAY, JOB_TIMEOUT,
+		JOB_SETTINGS, JOB_DEDUP_KEY, JOB_NOTIFY, JOB_COMMAND, JOB_PARAMS
+	};
+	const SabotCatalog *cat = sabot_catalog(false);
+	Datum		values[JOB_NCOLUMNS] = {0};
+	bool		isnull[JOB_NCOLUMNS];
+	int64		job_id = nextval_internal(cat->sequence, false);
+
+	memset(isnull, true, sizeof(isnull));
+	for (int i = 0; i < NPARAMS; i++)
+	{
+		values[column_of[i]] = s->values[i];
+		isnull[column_of[i]] = s->nulls[i] != ' ';
+	}
+	values[JOB_ID] = Int64GetDatum(job_id);
+	values[JOB_KIND] = CStringGetTextDatum("job");
+	values[JOB_STATE] = ObjectIdGetDatum(cat->states[s->run_after ?
+													 SABOT_JOB_SCHEDULED : SABOT_JOB_QUEUED]);
+	isnull[JOB_ID] = isnull[JOB_KIND] = isnull[JOB_STATE] = false;
+	isnull[JOB_ATTEMPT] = isnull[JOB_LOSSES] = isnull[JOB_FREE_RETRIES] = false;
+	sabot_job_insert_row(cat->job, values, isnull);
+	sabot_pending_submit(job_id, s->priority, s->queue,
+						 DatumGetObjectId(s->values[P_OWNER]),
+						 s->run_after, s->submitted_at);
+	return job_id;
+}
+
+/*
  * find_duplicate - the unfinished job with the submission's dedup_key, or 0
  */
 static int64
@@ -439,12 +481,14 @@ submit_one(Submission *s)
 {
 	int64	   *ids;
 
+	if (s->nulls[P_DEDUP_KEY] != ' ')
+		return insert_row(s);
 	for (;;)
 	{
 		int64		job_id;
 
 		CHECK_FOR_INTERRUPTS();
-		if (insert_jobs(s, insert_one, single_types, &ids) > 0)
+		if (insert_jobs(s, insert_unless_there, single_types, &ids) > 0)
 			return ids[0];
 		job_id = find_duplicate(s);
 		if (job_id == 0)
@@ -475,7 +519,7 @@ sabot_submit_job(PG_FUNCTION_ARGS)
 	char	   *command;
 	Jsonb	   *params = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
 
-	begin_submission(&s);
+	begin_submission(&s, "sabot.submit_job()");
 	refuse_later_feature(fcinfo, 6, "depends_on");
 	refuse_later_feature(fcinfo, 7, "schedule");
 	refuse_later_feature(fcinfo, 8, "over");
@@ -502,9 +546,9 @@ sabot_submit_job(PG_FUNCTION_ARGS)
  * which have the same places in both
  */
 static void
-set_batch_options(Submission *s, FunctionCallInfo fcinfo)
+set_batch_options(Submission *s, FunctionCallInfo fcinfo, const char *function)
 {
-	begin_submission(s);
+	begin_submission(s, function);
 	refuse_later_feature(fcinfo, 6, "depends_on");
 	set_identity(s, fcinfo, 2, 3, 4);
 	set_run_after(s, fcinfo, 5);
@@ -592,7 +636,7 @@ sabot_submit_jobs(PG_FUNCTION_ARGS)
 	int64	   *ids;
 	int			n;
 
-	set_batch_options(&s, fcinfo);
+	set_batch_options(&s, fcinfo, "sabot.submit_jobs()");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -627,7 +671,7 @@ sabot_submit_job_each(PG_FUNCTION_ARGS)
 	int64	   *ids;
 	int			n;
 
-	set_batch_options(&s, fcinfo);
+	set_batch_options(&s, fcinfo, "sabot.submit_job_each()");
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

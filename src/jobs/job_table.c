@@ -241,20 +241,24 @@ fill_outcome(Datum *v, bool *isnull, const SabotJob *job,
 }
 
 /*
- * insert_history - insert a row into sabot.job_history and its indexes
+ * sabot_job_insert_row - insert a row into one of sabot's tables
+ *
+ * values and isnull have an element for each column.  Maintains the indexes;
+ * there are no constraints to check and no triggers to fire.
  */
-static void
-insert_history(Datum *values, bool *isnull)
+void
+sabot_job_insert_row(Oid table, const Datum *values, const bool *isnull)
 {
-	Relation	rel = table_open(sabot_catalog(false)->history, RowExclusiveLock);
+	Relation	rel = table_open(table, RowExclusiveLock);
+	int			natts = RelationGetDescr(rel)->natts;
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	EState	   *estate = CreateExecutorState();
 	ResultRelInfo *result = makeNode(ResultRelInfo);
 
 	InitResultRelInfo(result, rel, 1, NULL, 0);
 	ExecOpenIndices(result, false);
-	memcpy(slot->tts_values, values, sizeof(Datum) * HISTORY_NCOLUMNS);
-	memcpy(slot->tts_isnull, isnull, sizeof(bool) * HISTORY_NCOLUMNS);
+	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
+	memcpy(slot->tts_isnull, isnull, sizeof(bool) * natts);
 	ExecStoreVirtualTuple(slot);
 	table_tuple_insert(rel, slot, GetCurrentCommandId(true), 0, NULL);
 	if (result->ri_NumIndices > 0)
@@ -266,26 +270,14 @@ insert_history(Datum *values, bool *isnull)
 }
 
 /*
- * delete_job_tuple - delete the row of an open job; false if somebody has
- * changed it meanwhile
- */
-static bool
-delete_job_tuple(Relation rel, ItemPointer tid)
-{
-	TM_FailureData failure;
-
-	return heap_delete(rel, tid, GetCurrentCommandId(true), InvalidSnapshot,
-					   true, &failure, false) == TM_Ok;
-}
-
-/*
  * sabot_job_finish - end a job in the current transaction
  *
  * Moves the row to history with what is known of the end.  attempt is what
  * the row counts then; atomic tells how the last attempt ran; error is NULL
  * if there was none.  Returns false, having done nothing, if the row is not
  * as the job was read anymore: the job has been cancelled, paused or
- * recovered meanwhile, and the caller must not commit its effects.
+ * recovered meanwhile, and the caller must not commit its effects.  If that
+ * happens this very moment, raises an error instead.
  *
  * Needs an active snapshot.  Does not care about the transaction's isolation
  * level nor whether it is read only, and fires no trigger.
@@ -304,8 +296,9 @@ sabot_job_finish(const SabotJob *job, const SabotEnd *end)
 	{
 		heap_deform_tuple(tuple, RelationGetDescr(rel), v, isnull);
 		ours = DatumGetInt32(v[JOB_ATTEMPT]) == job->attempt &&
-			DatumGetObjectId(v[JOB_STATE]) == job->state &&
-			delete_job_tuple(rel, &tuple->t_self);
+			DatumGetObjectId(v[JOB_STATE]) == job->state;
+		if (ours)
+			simple_heap_delete(rel, &tuple->t_self);
 	}
 	table_close(rel, NoLock);
 	if (!ours)
@@ -329,7 +322,7 @@ sabot_job_finish(const SabotJob *job, const SabotEnd *end)
 		fill_error(v, isnull, end->error, end->outcome);
 	if (end->outcome)
 		fill_outcome(v, isnull, job, end->outcome, end->error == NULL);
-	insert_history(v, isnull);
+	sabot_job_insert_row(sabot_catalog(false)->history, v, isnull);
 	sabot_job_notify(job, end->state);
 	return true;
 }

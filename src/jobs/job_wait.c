@@ -316,6 +316,20 @@ raise_timeout(int64 job_id, const SabotJobLook *look)
 }
 
 /*
+ * commit_call - commit what the CALL has done so far
+ *
+ * The wait's own transaction needs READ COMMITTED: any other level would keep
+ * its first snapshot to the end, and with it what the job may wait for.
+ */
+static void
+commit_call(void)
+{
+	SPI_commit();
+	if (IsolationUsesXactSnapshot())
+		XactIsoLevel = XACT_READ_COMMITTED;
+}
+
+/*
  * wait_once - sleep until there is a reason to look at a job again
  *
  * Raises 57014 when the call's time is up.
@@ -334,7 +348,12 @@ wait_once(WaitCall *call, int64 job_id, const SabotJobLook *look)
 													   SABOT_WAIT_CHECK_MS);
 	}
 
-	/* Looking at catalogs may have left us with a snapshot. */
+	/*
+	 * Looking took a snapshot.  Who saw that may wait for the end of its
+	 * transaction, as CREATE INDEX CONCURRENTLY does: sleep in another one.
+	 */
+	if (call->commits)
+		commit_call();
 	InvalidateCatalogSnapshotConditionally();
 	ConditionVariableTimedSleep(channel_of(job_id),
 								sabot_wait_nap_ms(now, call->deadline,
@@ -373,20 +392,6 @@ wait_until_completed(WaitCall *call, int64 job_id)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(oldcontext);
-}
-
-/*
- * commit_call - commit what the CALL has done so far
- *
- * The wait's own transaction needs READ COMMITTED: any other level would keep
- * its first snapshot to the end, and with it what the job may wait for.
- */
-static void
-commit_call(void)
-{
-	SPI_commit();
-	if (IsolationUsesXactSnapshot())
-		XactIsoLevel = XACT_READ_COMMITTED;
 }
 
 /*

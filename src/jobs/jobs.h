@@ -158,6 +158,7 @@ typedef struct SabotCatalog
 	Oid			job;			/* sabot.job … */
 	Oid			job_pkey;
 	Oid			history;
+	Oid			sequence;		/* of job ids */
 	int64		home;			/* identity of this database's jobs */
 	Oid			states[SABOT_JOB_NSTATES];	/* enum values' OIDs */
 } SabotCatalog;
@@ -194,6 +195,8 @@ typedef struct SabotEnd
 
 /* in job_table.c */
 extern SabotJob *sabot_job_read(int64 job_id);
+extern void sabot_job_insert_row(Oid table, const Datum *values,
+								 const bool *isnull);
 extern bool sabot_job_finish(const SabotJob *job, const SabotEnd *end);
 extern void sabot_job_notify(const SabotJob *job, SabotJobState state);
 extern int64 sabot_interval_ms(const Interval *interval);
@@ -268,6 +271,7 @@ extern void sabot_attempt_begin(int64 job_id, int attempt);
 extern void sabot_attempt_end(void);
 extern void sabot_attempt_bury(int slotno, const SabotSlot *slot);
 extern int	sabot_orphan_copy(SabotOrphan **orphans);
+extern bool sabot_orphan_exists(int64 job_id);
 extern void sabot_orphan_done(const SabotOrphan *orphan);
 
 /* in job_agent.c */

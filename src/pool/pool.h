@@ -211,6 +211,7 @@ extern const SabotWorkSource *sabot_agent_source(void);
 extern SabotInterrupt sabot_agent_interrupted(void);
 extern bool sabot_agent_must_leave(void);
 extern bool sabot_agent_authority_changed(void);
+extern void sabot_agent_reset_identity(void);
 extern void sabot_agent_reset_session(void);
 extern PGDLLEXPORT void sabot_agent_main(Datum arg);
 

@@ -227,6 +227,22 @@ watch_authority(void)
 }
 
 /*
+ * sabot_agent_reset_identity - become our agent's role again
+ *
+ * Whatever SET ROLE and SET SESSION AUTHORIZATION have made of it.
+ */
+void
+sabot_agent_reset_identity(void)
+{
+	if (GetSessionUserId() != my_slot->roleid ||
+		OidIsValid(GetCurrentRoleId()))
+	{
+		SetPGVariable("session_authorization", NIL, false);
+		SetPGVariable("role", NIL, false);
+	}
+}
+
+/*
  * sabot_agent_reset_session - make the session as clean as after its start
  *
  * Does what DISCARD ALL does but for cached plans.  To be called outside of a
@@ -237,12 +253,7 @@ sabot_agent_reset_session(void)
 {
 	StartTransactionCommand();
 	PortalHashTableDeleteAll();
-	if (GetSessionUserId() != my_slot->roleid ||
-		OidIsValid(GetCurrentRoleId()))
-	{
-		SetPGVariable("session_authorization", NIL, false);
-		SetPGVariable("role", NIL, false);
-	}
+	sabot_agent_reset_identity();
 	ResetAllOptions();
 	DropAllPreparedStatements();
 	Async_UnlistenAll();
@@ -419,7 +430,6 @@ void
 sabot_agent_main(Datum arg)
 {
 	agent_connect(DatumGetInt32(arg));
-	(void) sabot_slot_set_idle();
 	if (work_source->attach)
 		work_source->attach();
 	while (work_until_idle() && wait_for_work())

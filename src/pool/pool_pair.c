@@ -336,6 +336,8 @@ sabot_pool_want_agents(Oid dbid, Oid roleid, int n)
 	if (pair)
 	{
 		pair->wanted = n;
+		pair->failures = 0;
+		pair->give_up = false;
 		pair->retry_at = 0;
 		sabot_pool_wake_launcher_locked();
 	}
@@ -555,10 +557,13 @@ missing_agents_locked(SabotPair *pair, PairAgents *agents, TimestampTz now,
 
 	if (pair->next_due != 0 && pair->next_due <= now)
 	{
-		pair->next_due = 0;
-		pair->demand++;
-		pair->wake_seq++;
-		signal_idle_locked(pair->key.dbid, pair->key.roleid, 1);
+		/* The time stays: by it the agent knows that it has to look. */
+		if (pair->demand == 0)
+		{
+			pair->demand = 1;
+			pair->wake_seq++;
+			signal_idle_locked(pair->key.dbid, pair->key.roleid, 1);
+		}
 	}
 	else if (pair->next_due != 0)
 		*next_event = Min(*next_event, pair->next_due);

@@ -266,10 +266,28 @@ sabot_slot_attach(int slotno, uint64 generation)
 }
 
 /*
+ * note_started_locked - an agent has begun to serve its pair
+ *
+ * Not before it has looked for work: one that dies on the way there counts as
+ * one that could not start, and is not replaced at once.
+ */
+static void
+note_started_locked(SabotSlot *slot)
+{
+	SabotPairKey key = {slot->dbid, slot->roleid};
+
+	if (slot->state != SABOT_SLOT_STARTING)
+		return;
+	sabot_pair_started_locked(&key, sabot_keep_agents);
+	set_state_locked(slot, SABOT_SLOT_IDLE);
+	slot->slice_start = slot->since;
+}
+
+/*
  * sabot_slot_set_idle - our agent has nothing to do
  *
  * Returns false, and changes nothing, if it was asked to leave or woken since
- * it last looked for work.  The first call is what makes an agent connected.
+ * it last looked for work.
  */
 bool
 sabot_slot_set_idle(void)
@@ -278,15 +296,9 @@ sabot_slot_set_idle(void)
 	bool		idle;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	if (slot->state == SABOT_SLOT_STARTING)
-	{
-		SabotPairKey key = {slot->dbid, slot->roleid};
-
-		sabot_pair_started_locked(&key, sabot_keep_agents);
-		slot->slice_start = GetCurrentTimestamp();
-	}
+	note_started_locked(slot);
 	idle = !slot->stop && !slot->signaled;
-	if (slot->state == SABOT_SLOT_STARTING || slot->state == SABOT_SLOT_BUSY)
+	if (slot->state == SABOT_SLOT_BUSY)
 		set_state_locked(slot, SABOT_SLOT_IDLE);
 	LWLockRelease(sabot_pool->lock);
 	return idle;
@@ -478,6 +490,7 @@ sabot_pool_begin_work(int64 work_id, uint64 work_tag)
 			sabot_pool->slots[i].dbid == slot->dbid;
 	if (!taken)
 	{
+		note_started_locked(slot);
 		if (slot->state == SABOT_SLOT_IDLE)
 		{
 			set_state_locked(slot, SABOT_SLOT_BUSY);
