@@ -47,7 +47,7 @@ define_pool_settings(void)
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("sabot.keep_agents",
 							"Sets how many agents are kept connected while idle.",
-							"Meant for ALTER ROLE … IN DATABASE … SET, which keeps them from server start on.",
+							"Meant for ALTER ROLE ... IN DATABASE ... SET, which keeps them from server start on.",
 							&sabot_keep_agents,
 							0, 0, 1024,
 							PGC_USERSET, 0, NULL, NULL, NULL);

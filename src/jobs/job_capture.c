@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * job_capture.c
- *		What a job says while it runs: rows, notices, a FATAL error's last
- *		words.
+ *		What a job says while it runs: rows and notices.
  *
  * An agent has no client.  Rows go to a receiver of our own, which keeps the
  * first of them as JSON objects and lets the rest pass at the cost of a
@@ -69,13 +68,10 @@ typedef struct RowReceiver
 typedef struct NoticeParts
 {
 	const char *severity;		/* not translated */
-	const char *sqlstate;
 	const char *message;
 	const char *detail;
 	const char *hint;
 } NoticeParts;
-
-void		(*sabot_capture_fatal_hook) (int sqlstate, const char *message);
 
 /* Where notices go, NULL while not capturing, and what was before. */
 static SabotOutcome *capturing = NULL;
@@ -103,7 +99,6 @@ static void take_message_noblock(char msgtype, const char *s, size_t len);
 static bool parse_message(const char *s, size_t len, NoticeParts *parts);
 static void keep_notice(SabotOutcome *outcome, const NoticeParts *parts);
 static int	append_part(char *buf, int len, int maxlen, const char *part);
-static void report_fatal(const NoticeParts *parts);
 
 static const PQcommMethods capture_methods = {
 	.comm_reset = ignore_reset,
@@ -455,8 +450,8 @@ is_send_pending(void)
 /*
  * take_message - take a message to the client; always returns success
  *
- * Notices are kept, the words of a FATAL error handed on; errors are the
- * business of who catches them, and nothing else is of interest.
+ * Notices are kept; errors are the business of who catches them, and nothing
+ * else is of interest.
  */
 static int
 take_message(char msgtype, const char *s, size_t len)
@@ -464,16 +459,7 @@ take_message(char msgtype, const char *s, size_t len)
 	SabotOutcome *outcome = capturing;
 	NoticeParts parts;
 
-	if (outcome == NULL)
-		return 0;
-
-	if (msgtype == 'E')
-	{
-		if (parse_message(s, len, &parts))
-			report_fatal(&parts);
-		return 0;
-	}
-	if (msgtype != 'N')
+	if (outcome == NULL || msgtype != 'N')
 		return 0;
 
 	outcome->nnotices++;
@@ -518,9 +504,6 @@ parse_message(const char *s, size_t len, NoticeParts *parts)
 			case PG_DIAG_SEVERITY_NONLOCALIZED:
 				parts->severity = value;
 				break;
-			case PG_DIAG_SQLSTATE:
-				parts->sqlstate = value;
-				break;
 			case PG_DIAG_MESSAGE_PRIMARY:
 				parts->message = value;
 				break;
@@ -535,7 +518,7 @@ parse_message(const char *s, size_t len, NoticeParts *parts)
 		}
 		s = next + 1;
 	}
-	return parts->severity && parts->sqlstate && parts->message;
+	return parts->severity && parts->message;
 }
 
 /*
@@ -607,23 +590,6 @@ append_part(char *buf, int len, int maxlen, const char *part)
 {
 	int			n = Min((Size) (maxlen - 1 - len), strlen(part));
 
-	memcpy(buf + len, part, n);
+	strlcpy(buf + len, part, n + 1);
 	return len + n;
-}
-
-/*
- * report_fatal - hand the words of a FATAL error on before the process ends
- */
-static void
-report_fatal(const NoticeParts *parts)
-{
-	const char *state = parts->sqlstate;
-
-	if (strcmp(parts->severity, "FATAL") != 0 &&
-		strcmp(parts->severity, "PANIC") != 0)
-		return;
-	if (sabot_capture_fatal_hook && strlen(state) == 5)
-		sabot_capture_fatal_hook(MAKE_SQLSTATE(state[0], state[1], state[2],
-											   state[3], state[4]),
-								 parts->message);
 }

@@ -416,7 +416,7 @@ find_cycle_once(int64 work_id, const char *queue)
  * Returns NULL if it does not, else a description of how it does, in the
  * current memory context.  queue is that of a job nobody runs yet, or NULL.
  */
-char	   *
+char *
 sabot_waiter_find_cycle(int64 work_id, const char *queue)
 {
 	if (find_cycle_once(work_id, queue) == NULL)

@@ -59,13 +59,13 @@ typedef struct SabotDirectTicket
 	dsm_handle	handle;
 } SabotDirectTicket;
 
-/* in job_direct_request.c: the caller's side … */
+/* in job_direct_request.c: the caller's side ... */
 extern int64 sabot_direct_post(Oid roleid, dsm_handle handle);
 extern SabotDirectState sabot_direct_state(void);
 extern SabotDirectState sabot_direct_withdraw(void);
 extern bool sabot_direct_get_error(int *sqlstate, char *message);
 
-/* … and the agent's */
+/* ... and the agent's */
 extern bool sabot_direct_any(void);
 extern bool sabot_direct_take(Oid roleid, SabotDirectTicket *ticket);
 extern bool sabot_direct_withdrawn(const SabotDirectTicket *ticket);

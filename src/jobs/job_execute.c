@@ -271,7 +271,7 @@ option_is_on(List *options, const char *name, bool missing)
 }
 
 /*
- * detaches_concurrently - is it ALTER TABLE … DETACH PARTITION CONCURRENTLY?
+ * detaches_concurrently - is it ALTER TABLE ... DETACH PARTITION CONCURRENTLY?
  */
 static bool
 detaches_concurrently(AlterTableStmt *stmt)

@@ -126,8 +126,8 @@ schedule_retry(const SabotJob *job, const SabotEnd *end, bool is_free_retry)
 	int			attempt = is_free_retry ? job->attempt : end->attempt;
 	int			free_retries = job->free_retries + is_free_retry;
 	int64		delay = is_free_retry ?
-		backoff_ms(FREE_RETRY_MS, free_retries) :
-		backoff_ms(job->retry_delay_ms, end->attempt - job->losses);
+	backoff_ms(FREE_RETRY_MS, free_retries) :
+	backoff_ms(job->retry_delay_ms, end->attempt - job->losses);
 	TimestampTz run_after = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														delay);
 	Oid			types[] = {INT8OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID};
@@ -307,6 +307,7 @@ fail_lost(const SabotJob *job, SabotEnd *end, const SabotOrphan *orphan)
 	end->state = SABOT_JOB_FAILED;
 	end->error = &error;
 	(void) sabot_job_finish(job, end);
+	end->error = NULL;
 }
 
 /*

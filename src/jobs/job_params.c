@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * job_params.c
- *		Binding a job's params, a JSON array, to $1, $2 … of its command.
+ *		Binding a job's params, a JSON array, to $1, $2 ... of its command.
  *
  * Types are found as in a prepared statement: the parser deduces them from
  * where a parameter stands, so that params need no types of their own.  A

@@ -137,7 +137,7 @@ bool
 sabot_queue_blocked_locked(Oid dbid, const char *queue)
 {
 	QueueEntry *entry = queues->nentries > 0 ?
-		find_queue_locked(dbid, queue) : NULL;
+	find_queue_locked(dbid, queue) : NULL;
 
 	if (entry == NULL)
 		return false;
@@ -310,14 +310,14 @@ change_queue(const char *sql, text *queue_text, Datum value, Oid type,
 }
 
 static const char set_paused[] =
-	"INSERT INTO sabot.queue AS q (queue, paused) VALUES ($1, $2)"
-	" ON CONFLICT (queue) DO UPDATE SET paused = excluded.paused"
-	" RETURNING paused, coalesce(max_running, 0)";
+"INSERT INTO sabot.queue AS q (queue, paused) VALUES ($1, $2)"
+" ON CONFLICT (queue) DO UPDATE SET paused = excluded.paused"
+" RETURNING paused, coalesce(max_running, 0)";
 
 static const char set_limit[] =
-	"INSERT INTO sabot.queue AS q (queue, max_running) VALUES ($1, $2)"
-	" ON CONFLICT (queue) DO UPDATE SET max_running = excluded.max_running"
-	" RETURNING paused, coalesce(max_running, 0)";
+"INSERT INTO sabot.queue AS q (queue, max_running) VALUES ($1, $2)"
+" ON CONFLICT (queue) DO UPDATE SET max_running = excluded.max_running"
+" RETURNING paused, coalesce(max_running, 0)";
 
 /*
  * SQL: sabot.pause_queue(queue text) RETURNS void - start no more of its jobs

@@ -346,7 +346,7 @@ ended_badly(const SabotJob *job, SabotEnd *end, ErrorData *error)
  */
 void
 sabot_run_profile(const SabotReady *entry, TimestampTz started_at,
-			TimestampTz executed_at)
+				  TimestampTz executed_at)
 {
 	TimestampTz now = GetCurrentTimestamp();
 

@@ -58,7 +58,7 @@ path_without_temp(const char *path)
 /*
  * sabot_settings_capture - the travelling settings in force now
  *
- * Returns text[]: name, value, name, value, …
+ * Returns text[]: name, value, name, value, ...
  */
 ArrayType *
 sabot_settings_capture(void)

@@ -41,7 +41,7 @@
 #include "guc.h"
 #include "jobs/jobs.h"
 
-#define MAX_NAMED_JOBS	10		/* "waits for jobs 1, 2, … and 5 more" */
+#define MAX_NAMED_JOBS	10		/* "waits for jobs 1, 2, ... and 5 more" */
 
 /* What sabot.wait_reason() is told of a job. */
 typedef struct WaitFacts

@@ -85,19 +85,19 @@ static const Oid batch_types[NPARAMS] = {
 	" $14, $15, $16, $17"
 
 static const char insert_unless_there[] =
-	INSERT_INTO "VALUES (" COMMON_VALUES ", $18, $19)"
-	" ON CONFLICT (owner, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
-	" RETURNING job_id";
+INSERT_INTO "VALUES (" COMMON_VALUES ", $18, $19)"
+" ON CONFLICT (owner, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
+" RETURNING job_id";
 static const char insert_commands[] =
-	INSERT_INTO "SELECT " COMMON_VALUES ", c.command, $19"
-	" FROM unnest($18) AS c (command) RETURNING job_id";
+INSERT_INTO "SELECT " COMMON_VALUES ", c.command, $19"
+" FROM unnest($18) AS c (command) RETURNING job_id";
 static const char insert_commands_params[] =
-	INSERT_INTO "SELECT " COMMON_VALUES ", c.command, c.params"
-	" FROM ROWS FROM (unnest($18), jsonb_array_elements($19)) AS c (command, params)"
-	" RETURNING job_id";
+INSERT_INTO "SELECT " COMMON_VALUES ", c.command, c.params"
+" FROM ROWS FROM (unnest($18), jsonb_array_elements($19)) AS c (command, params)"
+" RETURNING job_id";
 static const char insert_each[] =
-	INSERT_INTO "SELECT " COMMON_VALUES ", $18, c.params"
-	" FROM jsonb_array_elements($19) AS c (params) RETURNING job_id";
+INSERT_INTO "SELECT " COMMON_VALUES ", $18, c.params"
+" FROM jsonb_array_elements($19) AS c (params) RETURNING job_id";
 
 /* What a call submits, with its options checked. */
 typedef struct Submission
@@ -158,7 +158,7 @@ sabot_check_owner_can_login(Oid roleid)
 				 errmsg("role \"%s\" is not permitted to log in",
 						GetUserNameFromId(roleid, false)),
 				 errdetail("Jobs run on agents that are connected as the job's owner."),
-				 errhint("Use ALTER ROLE … LOGIN, or submit as a role that may log in.")));
+				 errhint("Use ALTER ROLE ... LOGIN, or submit as a role that may log in.")));
 }
 
 /*
@@ -580,11 +580,10 @@ static void
 check_elements(Jsonb *params, int highest)
 {
 	JsonbIterator *it = JsonbIteratorInit(&params->root);
-	JsonbIteratorToken token;
 	JsonbValue	v;
 
-	token = JsonbIteratorNext(&it, &v, false);
-	while ((token = JsonbIteratorNext(&it, &v, true)) == WJB_ELEM)
+	(void) JsonbIteratorNext(&it, &v, false);
+	while (JsonbIteratorNext(&it, &v, true) == WJB_ELEM)
 	{
 		if (v.type != jbvBinary ||
 			!JsonContainerIsArray(v.val.binary.data))
@@ -660,7 +659,7 @@ sabot_submit_jobs(PG_FUNCTION_ARGS)
 }
 
 /*
- * SQL: sabot.submit_job_each(command text, params jsonb, …as submit_jobs…)
+ * SQL: sabot.submit_job_each(command text, params jsonb, ...as submit_jobs...)
  * RETURNS bigint[] - queue a job for each element of params
  */
 Datum

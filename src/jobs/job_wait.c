@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * job_wait.c
- *		Waiting for jobs: CALL sabot.wait_for_job(…).
+ *		Waiting for jobs: CALL sabot.wait_for_job(...).
  *
  * These are procedures because waiting inside a snapshot is a trap: the job
  * may need what the waiter's transaction holds, and a job that the waiter has
@@ -330,6 +330,21 @@ commit_call(void)
 }
 
 /*
+ * leave_snapshot - have nobody wait for the snapshot of our last look
+ *
+ * It is gone, but who saw it may wait for the end of its transaction, as
+ * CREATE INDEX CONCURRENTLY does.
+ */
+static void
+leave_snapshot(WaitCall *call)
+{
+	if (call->commits)
+		commit_call();
+	else
+		InvalidateCatalogSnapshotConditionally();
+}
+
+/*
  * wait_once - sleep until there is a reason to look at a job again
  *
  * Raises 57014 when the call's time is up.
@@ -341,20 +356,14 @@ wait_once(WaitCall *call, int64 job_id, const SabotJobLook *look)
 
 	if (call->deadline != 0 && now >= call->deadline)
 		raise_timeout(job_id, look);
+	leave_snapshot(call);
 	if (now >= call->next_check)
 	{
 		check_wait(job_id, look);
+		leave_snapshot(call);
 		call->next_check = TimestampTzPlusMilliseconds(now,
 													   SABOT_WAIT_CHECK_MS);
 	}
-
-	/*
-	 * Looking took a snapshot.  Who saw that may wait for the end of its
-	 * transaction, as CREATE INDEX CONCURRENTLY does: sleep in another one.
-	 */
-	if (call->commits)
-		commit_call();
-	InvalidateCatalogSnapshotConditionally();
 	ConditionVariableTimedSleep(channel_of(job_id),
 								sabot_wait_nap_ms(now, call->deadline,
 												  call->next_check),

@@ -52,7 +52,7 @@ typedef struct SabotJob
 	bool		atomic;			/* valid if has_atomic */
 	char	   *command;
 	Jsonb	   *params;			/* a JSON array, or NULL */
-	ArrayType  *settings;		/* text[]: name, value, name, value, … */
+	ArrayType  *settings;		/* text[]: name, value, name, value, ... */
 	int64		timeout_ms;		/* of one attempt, 0 = none */
 	int64		retry_delay_ms;
 	int			keep_rows;
@@ -77,7 +77,7 @@ typedef struct SabotOutcome
 	Jsonb	  **rows;			/* each row as a JSON object */
 	int64		kept_bytes;
 	bool		rows_returned;	/* some statement returned rows */
-	List	   *notices;		/* char *, "NOTICE:  …" */
+	List	   *notices;		/* char *, "NOTICE:  ..." */
 	int64		nnotices;		/* how many there were, kept or not */
 	int64		notice_bytes;
 	int			statement;		/* number, from 1, of the last one begun */
@@ -128,12 +128,6 @@ extern struct _DestReceiver *sabot_capture_receiver(SabotOutcome *outcome,
 extern void sabot_capture_notices_begin(SabotOutcome *outcome);
 extern void sabot_capture_notices_end(void);
 
-/*
- * Set by who wants to know why the process dies while notices are captured;
- * called inside errfinish() with an encoded SQLSTATE, must not ereport.
- */
-extern void (*sabot_capture_fatal_hook) (int sqlstate, const char *message);
-
 /* The values of sabot.job_state that are stored, in the order of labels. */
 typedef enum SabotJobState
 {
@@ -155,7 +149,7 @@ typedef struct SabotCatalog
 	Oid			schema;
 	Oid			extension;
 	Oid			owner;			/* of the extension's tables */
-	Oid			job;			/* sabot.job … */
+	Oid			job;			/* sabot.job ... */
 	Oid			job_pkey;
 	Oid			history;
 	Oid			sequence;		/* of job ids */

@@ -27,6 +27,9 @@
 #include "pool/pool.h"
 #include "pool/pool_shared.h"
 
+/* Agents that one call wakes at most; more are woken by the launcher. */
+#define WAKE_MAX 64
+
 HTAB	   *sabot_pairs = NULL;
 
 /* What there is of a pair's agents, counted from the slots. */
@@ -173,16 +176,17 @@ sabot_pool_prepare_pair(Oid dbid, Oid roleid)
 }
 
 /*
- * signal_idle_locked - wake up to n idle agents of a pair
+ * signal_idle_locked - choose up to n idle agents of a pair to be woken
  *
- * Returns how many were woken.
+ * Returns how many, with their latches in latches: an agent that is woken
+ * takes the lock at once, so who can sets them after releasing it.
  */
-static int64
-signal_idle_locked(Oid dbid, Oid roleid, int64 n)
+static int
+signal_idle_locked(Oid dbid, Oid roleid, int n, Latch **latches)
 {
-	int64		woken = 0;
+	int			chosen = 0;
 
-	for (int i = 0; i < sabot_pool->nslots && woken < n; i++)
+	for (int i = 0; i < sabot_pool->nslots && chosen < n; i++)
 	{
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
@@ -190,10 +194,46 @@ signal_idle_locked(Oid dbid, Oid roleid, int64 n)
 			slot->dbid != dbid || slot->roleid != roleid)
 			continue;
 		slot->signaled = true;
-		SetLatch(slot->latch);
-		woken++;
+		latches[chosen++] = slot->latch;
 	}
-	return woken;
+	return chosen;
+}
+
+/*
+ * wake_now_locked - wake idle agents of a pair, as many as have a place here
+ */
+static void
+wake_now_locked(SabotPair *pair)
+{
+	Latch	   *latches[WAKE_MAX];
+	int			n = signal_idle_locked(pair->key.dbid, pair->key.roleid,
+									   WAKE_MAX, latches);
+
+	for (int i = 0; i < n; i++)
+		SetLatch(latches[i]);
+}
+
+/*
+ * wake_pair_locked - note work of a pair and choose the agents to be woken
+ *
+ * Returns how many, with their latches in latches, at most WAKE_MAX.
+ */
+static int
+wake_pair_locked(SabotPair *pair, int64 nunits, TimestampTz next_due,
+				 Latch **latches)
+{
+	int64		wanted = nunits + (next_due != 0);
+	int			chosen;
+
+	pair->demand += nunits;
+	pair->wake_seq++;
+	chosen = signal_idle_locked(pair->key.dbid, pair->key.roleid,
+								(int) Min(wanted, WAKE_MAX), latches);
+	if (next_due != 0 && (pair->next_due == 0 || next_due < pair->next_due))
+		pair->next_due = next_due;
+	if (chosen < wanted)
+		sabot_pool_wake_launcher_locked();
+	return chosen;
 }
 
 /*
@@ -205,33 +245,24 @@ signal_idle_locked(Oid dbid, Oid roleid, int64 n)
 void
 sabot_pool_wake(Oid dbid, Oid roleid, int64 nunits, TimestampTz next_due)
 {
+	Latch	   *latches[WAKE_MAX];
+	int			nlatches = 0;
 	SabotPair  *pair;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	pair = find_pair_locked(dbid, roleid);
-	if (pair == NULL)
+	if (pair != NULL)
+		nlatches = wake_pair_locked(pair, nunits, next_due, latches);
+	else
 	{
 		sabot_pool->sweep = true;
 		sabot_pool_wake_launcher_locked();
 	}
-	else
-	{
-		bool		all_woken;
-
-		pair->demand += nunits;
-		pair->wake_seq++;
-		all_woken = signal_idle_locked(dbid, roleid,
-									   next_due ? nunits + 1 : nunits) >= nunits;
-		if (next_due != 0 &&
-			(pair->next_due == 0 || next_due < pair->next_due))
-		{
-			pair->next_due = next_due;
-			all_woken = false;
-		}
-		if (!all_woken)
-			sabot_pool_wake_launcher_locked();
-	}
 	LWLockRelease(sabot_pool->lock);
+
+	/* Latches of processes that have gone meanwhile do no harm. */
+	for (int i = 0; i < nlatches; i++)
+		SetLatch(latches[i]);
 }
 
 /*
@@ -251,7 +282,7 @@ sabot_pool_wake_all(Oid dbid)
 			continue;
 		pair->wake_seq++;
 		pair->demand = Max(pair->demand, 1);
-		signal_idle_locked(dbid, pair->key.roleid, sabot_pool->nslots);
+		wake_now_locked(pair);
 	}
 	sabot_pool_wake_launcher_locked();
 	LWLockRelease(sabot_pool->lock);
@@ -562,7 +593,7 @@ missing_agents_locked(SabotPair *pair, PairAgents *agents, TimestampTz now,
 		{
 			pair->demand = 1;
 			pair->wake_seq++;
-			signal_idle_locked(pair->key.dbid, pair->key.roleid, 1);
+			wake_now_locked(pair);
 		}
 	}
 	else if (pair->next_due != 0)

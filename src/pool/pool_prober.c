@@ -184,7 +184,7 @@ keep_agents_setting(Datum config)
  * sabot_prober_read_keep_agents - find the pairs of this database whose agents
  * are kept from the start on
  *
- * Those are the ones that ALTER ROLE … IN DATABASE … SET names; other ways to
+ * Those are the ones that ALTER ROLE ... IN DATABASE ... SET names; other ways to
  * set sabot.keep_agents count from a pair's first agent on.
  */
 void
@@ -200,7 +200,7 @@ sabot_prober_read_keep_agents(void)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_db_role_setting form =
-			(Form_pg_db_role_setting) GETSTRUCT(tuple);
+		(Form_pg_db_role_setting) GETSTRUCT(tuple);
 		bool		isnull;
 		Datum		config = heap_getattr(tuple, Anum_pg_db_role_setting_setconfig,
 										  RelationGetDescr(rel), &isnull);

@@ -53,7 +53,7 @@ typedef struct SabotPool
 	int64		losses;
 	bool		no_worker_slot; /* last registration failed */
 	int			starved;		/* pairs that wait for an agent to leave */
-	uint64		settings_epoch; /* ALTER ROLE or DATABASE … SET so far */
+	uint64		settings_epoch; /* ALTER ROLE or DATABASE ... SET so far */
 	uint64		next_generation;
 	bool		sweep;			/* probe every database */
 	int			nprobes;

@@ -855,13 +855,17 @@ sabot_pool_take_probe(bool *sweep)
 /*
  * sabot_pool_settings_changed - settings of roles or databases were changed
  *
- * Every agent checks before its next work whether that concerns it.
+ * Idle agents leave, others do before their next work: whose settings they
+ * are is not worth finding out.
  */
 void
 sabot_pool_settings_changed(void)
 {
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	sabot_pool->settings_epoch++;
+	for (int i = 0; i < sabot_pool->nslots; i++)
+		if (sabot_pool->slots[i].state == SABOT_SLOT_IDLE)
+			SetLatch(sabot_pool->slots[i].latch);
 	sabot_pool_wake_launcher_locked();
 	LWLockRelease(sabot_pool->lock);
 }
@@ -896,7 +900,9 @@ sabot_agent_must_leave(void)
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	leave = slot->stop;
-	if (!leave && sabot_pair_must_yield_locked(slot))
+	/* One that has just come works first, or nobody ever would. */
+	if (!leave && slot->state != SABOT_SLOT_STARTING &&
+		sabot_pair_must_yield_locked(slot))
 	{
 		leave = true;
 		sabot_pool->evictions++;

@@ -6,7 +6,7 @@
  * A warm agent is a session connected to a database, and some commands need a
  * database without sessions.  Whoever runs such a command has asked for idle
  * agents to go, so they go before it starts and stay away until its end.  A
- * running job is a user's work, which only DROP DATABASE … (FORCE) and DROP
+ * running job is a user's work, which only DROP DATABASE ... (FORCE) and DROP
  * EXTENSION may interrupt.  The hook also notices what changes the ground
  * agents stand on: settings of roles and databases, and COMMIT PREPARED.
  *
@@ -227,7 +227,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	NodeTag		tag = nodeTag(pstmt->utilityStmt);
 	Node	   *stmt = pstmt->utilityStmt;
 	bool		commit_prepared = tag == T_TransactionStmt &&
-		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+	((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
 
 	if (tag != T_TransactionStmt)
 		before_command(stmt);
