@@ -300,6 +300,9 @@ sabot_slot_set_idle(void)
 	idle = !slot->stop && !slot->signaled;
 	if (slot->state == SABOT_SLOT_BUSY)
 		set_state_locked(slot, SABOT_SLOT_IDLE);
+	/* Somebody may be waiting for our place. */
+	if (idle && sabot_pool->starved > 0)
+		sabot_pool_wake_launcher_locked();
 	LWLockRelease(sabot_pool->lock);
 	return idle;
 }
