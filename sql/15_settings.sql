@@ -11,9 +11,14 @@ SET search_path = settings;
 CREATE TABLE t (who text DEFAULT 'settings');
 CREATE TABLE "Odd, schema".t (who text DEFAULT 'odd');
 -- All jobs of this file run in one agent, one after the other.
+\set await_setting :srcdir /test/lib/await_setting.sql
+\set setting sabot.pool_size
+\set value 1
 ALTER SYSTEM SET sabot.pool_size = 1;
 SELECT pg_reload_conf();
-SELECT pg_temp.await('current_setting(''sabot.pool_size'') = ''1''');
+\set ECHO none
+\i :await_setting
+\set ECHO all
 SELECT sabot.stop_agents() >= 0 AS ok;
 SELECT sabot.start_agents();
 -- show(): what a job submitted now says of settings.

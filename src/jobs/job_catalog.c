@@ -202,6 +202,7 @@ sabot_own_end(SabotOwn *own)
 void
 sabot_own_start_transaction(SabotOwn *own)
 {
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	XactIsoLevel = XACT_READ_COMMITTED;
 	XactReadOnly = false;

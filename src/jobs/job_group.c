@@ -405,6 +405,7 @@ take_member(Member *member)
 static bool
 begin_group(void)
 {
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	if (sabot_agent_authority_changed())
 	{

@@ -162,6 +162,7 @@ run_atomic(const SabotJob *job, List *statements, SabotEnd *end,
 {
 	bool		ours;
 
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	BeginImplicitTransactionBlock();
 	sabot_settings_apply(job->settings);

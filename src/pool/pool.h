@@ -63,7 +63,6 @@ typedef struct SabotSlot
 	TimestampTz started_at;		/* when the launcher asked for the process */
 	TimestampTz slice_start;	/* when it last began serving its pair */
 	bool		signaled;		/* latch set since it last looked for work */
-	bool		looking;		/* idle, but may be about to find work */
 	bool		stop;			/* asked to leave at the next boundary */
 
 	/* current work */

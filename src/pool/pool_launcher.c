@@ -39,6 +39,12 @@
 /* After a registration that failed, the next try comes in, in ms. */
 #define NO_WORKER_NAP_MS	1000
 
+/* An agent nobody knows the handle of has this long to come, in ms. */
+#define START_MS		10000
+
+/* Every database is looked at this often, for what nobody asked for, in ms. */
+#define SWEEP_EVERY_MS	(6 * 3600 * 1000)
+
 /* What the launcher knows of an agent it registered, by slot. */
 typedef struct LauncherHandle
 {
@@ -151,6 +157,26 @@ start_agents(TimestampTz *next_event)
 }
 
 /*
+ * reap_unknown - give up agents that an earlier launcher asked for and that
+ * have not come
+ */
+static void
+reap_unknown(void)
+{
+	SabotSlot  *slots = palloc(sizeof(SabotSlot) * sabot_pool_nslots());
+	TimestampTz now = GetCurrentTimestamp();
+
+	sabot_pool_copy_slots(slots);
+	for (int i = 0; i < sabot_pool_nslots(); i++)
+		if (slots[i].state == SABOT_SLOT_STARTING && slots[i].pid == 0 &&
+			handles[i].generation != slots[i].generation &&
+			TimestampDifferenceExceeds(slots[i].started_at, now, START_MS))
+			sabot_slot_start_failed(i, slots[i].generation, false,
+									"its process has not come");
+	pfree(slots);
+}
+
+/*
  * reap_starting - notice agents whose process ended before it attached
  *
  * The postmaster could not fork, say.  Ones that attached release their slot
@@ -159,6 +185,7 @@ start_agents(TimestampTz *next_event)
 static void
 reap_starting(void)
 {
+	reap_unknown();
 	for (int i = 0; i < sabot_pool_nslots(); i++)
 	{
 		pid_t		pid;
@@ -237,6 +264,7 @@ launcher_round(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next_event = TimestampTzPlusMilliseconds(now, LAUNCHER_NAP_MS);
+	static TimestampTz last_sweep = 0;
 	bool		sweep;
 	Oid			dbid;
 
@@ -249,6 +277,12 @@ launcher_round(void)
 		if (sweep)
 			sabot_prober_sweep();
 	}
+	if (last_sweep != 0 &&
+		TimestampDifferenceExceeds(last_sweep, now, SWEEP_EVERY_MS))
+		sabot_prober_sweep();
+	if (last_sweep == 0 ||
+		TimestampDifferenceExceeds(last_sweep, now, SWEEP_EVERY_MS))
+		last_sweep = now;
 	if (sabot_enabled)
 	{
 		if (!sabot_prober_advance())

@@ -457,6 +457,23 @@ sabot_pool_copy_pairs(SabotPair *pairs, int maxpairs)
 }
 
 /*
+ * sabot_pair_forget_database - forget the pairs of a database that is gone
+ */
+void
+sabot_pair_forget_database(Oid dbid)
+{
+	HASH_SEQ_STATUS scan;
+	SabotPair  *pair;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	hash_seq_init(&scan, sabot_pairs);
+	while ((pair = hash_seq_search(&scan)) != NULL)
+		if (pair->key.dbid == dbid)
+			hash_search(sabot_pairs, &pair->key, HASH_REMOVE, NULL);
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
  * sabot_pair_databases - databases with work waiting or scheduled
  *
  * Fills up to maxdbs, each once; returns how many.

@@ -35,12 +35,15 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "pool/pool.h"
 #include "pool/pool_shared.h"
 
-#define MAX_PROBERS 2
+/* A prober that did not get to its end is tried again, so often and after. */
+#define MAX_FAILURES	5
+#define RETRY_MS		1000
 
 /* One prober the launcher has started. */
 typedef struct Prober
@@ -49,8 +52,17 @@ typedef struct Prober
 	BackgroundWorkerHandle *handle;
 } Prober;
 
-static Prober probers[MAX_PROBERS];
+/* A database whose prober failed. */
+typedef struct FailedProbe
+{
+	Oid			dbid;
+	int			failures;
+	TimestampTz retry_at;		/* 0 = being tried again */
+} FailedProbe;
+
+static Prober probers[SABOT_MAX_PROBERS];
 static List *todo = NIL;		/* OIDs of databases, in TopMemoryContext */
+static List *failed = NIL;		/* FailedProbe, in TopMemoryContext */
 
 /*
  * sabot_prober_queue - note a database to be probed, first or last
@@ -116,6 +128,7 @@ start_prober(Prober *prober, Oid dbid)
 	snprintf(worker.bgw_name, BGW_MAXLEN, "sabot prober %u", dbid);
 	strlcpy(worker.bgw_type, "sabot prober", BGW_MAXLEN);
 
+	sabot_probe_begin(prober - probers, dbid);
 	if (!RegisterDynamicBackgroundWorker(&worker, &prober->handle))
 		return false;
 	prober->dbid = dbid;
@@ -123,24 +136,93 @@ start_prober(Prober *prober, Oid dbid)
 }
 
 /*
+ * note_result - a prober of a database has ended
+ *
+ * One that failed is tried again a few times; then the database has to wait
+ * until somebody asks for it, or the next sweep.
+ */
+static void
+note_result(Oid dbid, bool has_failed)
+{
+	FailedProbe *entry = NULL;
+	ListCell   *lc;
+
+	foreach(lc, failed)
+		if (((FailedProbe *) lfirst(lc))->dbid == dbid)
+		entry = lfirst(lc);
+	if (has_failed && entry == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		entry = palloc0(sizeof(FailedProbe));
+		entry->dbid = dbid;
+		failed = lappend(failed, entry);
+		MemoryContextSwitchTo(old);
+	}
+	if (has_failed && ++entry->failures < MAX_FAILURES)
+		entry->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  RETRY_MS * entry->failures);
+	else if (entry != NULL)
+	{
+		failed = list_delete_ptr(failed, entry);
+		pfree(entry);
+	}
+}
+
+/*
+ * queue_failed - note databases again whose probers failed a while ago
+ *
+ * Returns whether there are others that have to wait longer.
+ */
+static bool
+queue_failed(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		waiting = false;
+	ListCell   *lc;
+
+	foreach(lc, failed)
+	{
+		FailedProbe *entry = lfirst(lc);
+
+		if (entry->retry_at != 0 && entry->retry_at <= now)
+		{
+			entry->retry_at = 0;
+			sabot_prober_queue(entry->dbid, false);
+		}
+		waiting |= entry->retry_at != 0;
+	}
+	return waiting;
+}
+
+/*
  * sabot_prober_advance - reap probers that ended and start the next ones
  *
- * Launcher only.  Returns false if one should be started and could not.
+ * Launcher only.  Returns false if something is left to do that no event
+ * will tell of.
  */
 bool
 sabot_prober_advance(void)
 {
-	for (int i = 0; i < MAX_PROBERS; i++)
+	bool		waiting;
+
+	for (int i = 0; i < SABOT_MAX_PROBERS; i++)
 	{
 		Prober	   *prober = &probers[i];
 		pid_t		pid;
 
-		if (OidIsValid(prober->dbid) &&
-			GetBackgroundWorkerPid(prober->handle, &pid) == BGWH_STOPPED)
-		{
-			pfree(prober->handle);
-			prober->dbid = InvalidOid;
-		}
+		if (!OidIsValid(prober->dbid) ||
+			GetBackgroundWorkerPid(prober->handle, &pid) != BGWH_STOPPED)
+			continue;
+		note_result(prober->dbid, sabot_probe_failed(i));
+		pfree(prober->handle);
+		prober->dbid = InvalidOid;
+	}
+	waiting = queue_failed();
+	for (int i = 0; i < SABOT_MAX_PROBERS; i++)
+	{
+		Prober	   *prober = &probers[i];
+
 		if (OidIsValid(prober->dbid) || todo == NIL)
 			continue;
 		/* One at a time in a database, so that they need no locks. */
@@ -152,7 +234,7 @@ sabot_prober_advance(void)
 			return false;
 		todo = list_delete_first(todo);
 	}
-	return true;
+	return !waiting;
 }
 
 /*
@@ -235,5 +317,6 @@ sabot_prober_main(Datum arg)
 	pgstat_report_appname("sabot prober");
 	if (sabot_agent_source()->probe)
 		sabot_agent_source()->probe();
+	sabot_probe_done();
 	proc_exit(0);
 }

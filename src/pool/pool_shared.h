@@ -22,6 +22,7 @@
 
 #define SABOT_MAX_PAIRS		4096
 #define SABOT_MAX_PROBES	64
+#define SABOT_MAX_PROBERS	2
 #define SABOT_MAX_BARS		16
 
 /* Worker processes left to everybody else, see max_worker_processes. */
@@ -58,6 +59,7 @@ typedef struct SabotPool
 	bool		sweep;			/* probe every database */
 	int			nprobes;
 	Oid			probes[SABOT_MAX_PROBES];
+	Oid			probing[SABOT_MAX_PROBERS]; /* what probers have not done */
 	SabotBar	bars[SABOT_MAX_BARS];
 	SabotSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } SabotPool;
@@ -90,6 +92,9 @@ extern bool sabot_slot_is_starting(int slotno, uint64 generation);
 extern void sabot_launcher_set(Latch *latch);
 extern Oid	sabot_pool_take_probe(bool *sweep);
 extern void sabot_pool_note_worker_slot(void);
+extern void sabot_probe_begin(int n, Oid dbid);
+extern void sabot_probe_done(void);
+extern bool sabot_probe_failed(int n);
 
 /* in pool_hint.c */
 extern List *sabot_hint_read(void);
@@ -109,6 +114,7 @@ extern void sabot_pair_started_locked(const SabotPairKey *key, int keep);
 extern int	sabot_pair_schedule(SabotPairKey *key, uint64 *generation,
 								TimestampTz *next_event);
 extern bool sabot_pair_must_yield_locked(SabotSlot *slot);
+extern void sabot_pair_forget_database(Oid dbid);
 extern int	sabot_pair_databases(Oid *dbids, int maxdbs);
 extern void sabot_pair_set_keep(Oid dbid, Oid roleid, int keep);
 

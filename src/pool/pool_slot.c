@@ -856,6 +856,46 @@ sabot_pool_take_probe(bool *sweep)
 }
 
 /*
+ * sabot_probe_begin - the launcher starts its n-th prober
+ */
+void
+sabot_probe_begin(int n, Oid dbid)
+{
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	sabot_pool->probing[n] = dbid;
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * sabot_probe_done - the calling prober has done all there was to do
+ */
+void
+sabot_probe_done(void)
+{
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SABOT_MAX_PROBERS; i++)
+		if (sabot_pool->probing[i] == MyDatabaseId)
+			sabot_pool->probing[i] = InvalidOid;
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * sabot_probe_failed - whether the n-th prober, which has ended, did not get
+ * to its end
+ */
+bool
+sabot_probe_failed(int n)
+{
+	bool		failed;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	failed = OidIsValid(sabot_pool->probing[n]);
+	sabot_pool->probing[n] = InvalidOid;
+	LWLockRelease(sabot_pool->lock);
+	return failed;
+}
+
+/*
  * sabot_pool_settings_changed - settings of roles or databases were changed
  *
  * Idle agents leave, others do before their next work: whose settings they

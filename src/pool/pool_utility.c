@@ -43,6 +43,7 @@
 
 static ProcessUtility_hook_type prev_ProcessUtility = NULL;
 static bool barred = false;		/* this session has bars */
+static Oid	dropped_database = InvalidOid;	/* by this transaction */
 static bool settings_changed = false;	/* in this transaction */
 static Oid	settings_database = InvalidOid; /* of which database, if one */
 
@@ -174,6 +175,8 @@ before_command(Node *stmt)
 	switch (nodeTag(stmt))
 	{
 		case T_DropdbStmt:
+			dropped_database = get_database_oid(((DropdbStmt *) stmt)->dbname,
+												true);
 			make_way_for_database(((DropdbStmt *) stmt)->dbname, false,
 								  option_string(((DropdbStmt *) stmt)->options,
 												"force") != NULL);
@@ -257,6 +260,9 @@ end_of_transaction(XactEvent event, void *arg)
 	if (barred)
 		sabot_pool_unbar();
 	barred = false;
+	if (OidIsValid(dropped_database) && event == XACT_EVENT_COMMIT)
+		sabot_pair_forget_database(dropped_database);
+	dropped_database = InvalidOid;
 	if (settings_changed && event != XACT_EVENT_ABORT)
 	{
 		sabot_pool_settings_changed();

@@ -60,13 +60,20 @@ sub sql
 }
 
 # try_sql(NODE, SQL, ...) - (exit status, output, errors), whatever happens
+#
+# A psql that cannot connect may be gone before it is given the SQL: a broken
+# pipe then, which is no different.
 sub try_sql
 {
 	my ($node, $sql, %params) = @_;
+	my @result = eval {
+		$node->psql(
+			$params{db} // 'postgres', $sql,
+			timeout => $PostgreSQL::Test::Utils::timeout_default,
+			_psql_params(%params));
+	};
 
-	return $node->psql($params{db} // 'postgres', $sql,
-		timeout => $PostgreSQL::Test::Utils::timeout_default,
-		_psql_params(%params));
+	return @result ? @result : (2, '', $@);
 }
 
 # sql_fails(NODE, SQL, ERROR, MESSAGE, ...) - test that it does, and how;
