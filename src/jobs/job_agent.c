@@ -43,12 +43,12 @@ attach(void)
 }
 
 /*
- * detach - an agent is about to exit
+ * detach - an agent is about to exit, maybe in the middle of something
  */
 static void
-detach(bool last_of_pair)
+detach(bool interrupted)
 {
-	sabot_ready_leave();
+	sabot_ready_leave(interrupted);
 }
 
 /*

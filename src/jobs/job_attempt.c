@@ -273,7 +273,7 @@ sabot_attempt_bury(int slotno, const SabotSlot *slot)
 	if (slot->work_attempt > 0)
 		add_orphan(&record, slot->sqlstate, slot->error);
 	else
-		sabot_pool_wake(slot->dbid, slot->roleid, 1, 0);
+		sabot_pool_wake(slot->dbid, slot->roleid, 1, GetCurrentTimestamp());
 	(void) write_record(slotno, &none);
 }
 

@@ -221,7 +221,7 @@ post_request(DirectRun *run)
 	run->next_check = TimestampTzPlusMilliseconds(now, POSTED_CHECK_MS);
 	run->deadlock_check = TimestampTzPlusMilliseconds(now, DeadlockTimeout);
 
-	if (!sabot_pool_prepare_pair(MyDatabaseId, run->roleid))
+	if (!sabot_pool_prepare_pair(MyDatabaseId, run->roleid, false))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("too many databases and roles have work at once")));

@@ -494,7 +494,7 @@ sabot_direct_run_next(void)
 	sabot_direct_release(&work.ticket, work.answered);
 
 	/* A cancel that comes too late is not for what we do next. */
-	sabot_pool_end_work();
+	(void) sabot_pool_end_work();
 	QueryCancelPending = false;
 	MemoryContextSwitchTo(oldcontext);
 	sabot_agent_reset_session();

@@ -439,7 +439,7 @@ fill_group(Member *members, int *n, MemoryContext context)
 		if (result == MEMBER_ALONE)
 			return true;
 		sabot_pool_took_work(MyDatabaseId, GetSessionUserId());
-		sabot_pool_end_work();
+		(void) sabot_pool_end_work();
 		*n += result == MEMBER_DONE;
 		if (ends_group || *n >= sabot_group_commit ||
 			GetCurrentTimestamp() >= end || sabot_agent_must_leave())

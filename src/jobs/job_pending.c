@@ -148,7 +148,8 @@ before_commit(void)
 	{
 		if (pending[i].kind == PENDING_SUBMIT &&
 			(i == 0 || pending[i].owner != pending[i - 1].owner))
-			(void) sabot_pool_prepare_pair(MyDatabaseId, pending[i].owner);
+			(void) sabot_pool_prepare_pair(MyDatabaseId, pending[i].owner,
+										   pending[i].run_after == 0);
 		else if (pending[i].kind == PENDING_INTERRUPT)
 			sabot_job_interrupt_row(pending[i].job_id, pending[i].reason);
 	}

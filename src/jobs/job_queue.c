@@ -147,19 +147,31 @@ sabot_queue_blocked_locked(Oid dbid, const char *queue)
 }
 
 /*
- * sabot_queue_is_limited - whether a queue has a limit
+ * sabot_queue_is_limited_locked - whether a queue has a limit
+ *
+ * The lock of the ready jobs must be held.
+ */
+bool
+sabot_queue_is_limited_locked(Oid dbid, const char *queue)
+{
+	QueueEntry *entry = queues->nentries > 0 ?
+	find_queue_locked(dbid, queue) : NULL;
+
+	return entry != NULL && entry->max_running > 0;
+}
+
+/*
+ * sabot_queue_is_limited - the same, without the lock
  */
 bool
 sabot_queue_is_limited(Oid dbid, const char *queue)
 {
-	QueueEntry *entry;
 	bool		limited;
 
 	if (queues->nentries == 0)
 		return false;
 	LWLockAcquire(queues->lock, LW_SHARED);
-	entry = find_queue_locked(dbid, queue);
-	limited = entry != NULL && entry->max_running > 0;
+	limited = sabot_queue_is_limited_locked(dbid, queue);
 	LWLockRelease(queues->lock);
 	return limited;
 }

@@ -35,6 +35,13 @@
 #define READY_NODES		32768
 #define READY_LANES		1024
 
+/*
+ * Ids that every lane has room for, and lanes that one pair may have, however
+ * much work waits for others.
+ */
+#define LANE_RESERVE	8
+#define PAIR_LANES		256
+
 /* One id in a lane. */
 typedef struct ReadyNode
 {
@@ -65,6 +72,7 @@ typedef struct ReadyLane
 	ReadyPlace	horizon;		/* first place that may be missing here */
 	int			filler;			/* slot of the agent refilling it, or none */
 	uint64		filler_generation;
+	ReadyPlace	filled_from;	/* where it began */
 } ReadyLane;
 
 /* The pair an agent takes jobs of, in the place of its slot. */
@@ -79,6 +87,7 @@ typedef struct ReadyShared
 {
 	LWLock	   *lock;
 	int			nlanes;			/* lanes in use are among the first nlanes */
+	int			nfree;			/* length of free */
 	slist_head	free;
 	ReadyLane	lanes[READY_LANES];
 	ReadyMember members[SABOT_MAX_SLOTS];
@@ -142,6 +151,7 @@ sabot_ready_shmem_init(void)
 		slist_init(&ready->free);
 		for (int i = 0; i < READY_NODES; i++)
 			slist_push_head(&ready->free, &ready->nodes[i].link.free);
+		ready->nfree = READY_NODES;
 	}
 	sabot_queue_shmem_init(ready->lock);
 }
@@ -176,39 +186,74 @@ find_lane_locked(Oid dbid, Oid roleid, const char *queue)
 }
 
 /*
- * clear_lane_locked - take all ids out of a lane
+ * pop_locked - take the first id out of a lane, which has one
  */
-static void
-clear_lane_locked(ReadyLane *lane)
+static SabotReady
+pop_locked(ReadyLane *lane)
 {
-	while (!pairingheap_is_empty(&lane->heap))
-	{
-		ReadyNode  *node = (ReadyNode *) pairingheap_remove_first(&lane->heap);
+	ReadyNode  *node = (ReadyNode *) pairingheap_remove_first(&lane->heap);
+	SabotReady	entry = node->entry;
 
-		slist_push_head(&ready->free, &node->link.free);
-	}
-	lane->nentries = 0;
+	lane->nentries--;
+	slist_push_head(&ready->free, &node->link.free);
+	ready->nfree++;
+	return entry;
+}
+
+/*
+ * room_locked - how many ids more a lane can take
+ */
+static int
+room_locked(const ReadyLane *lane)
+{
+	return Max(ready->nfree - READY_LANES * LANE_RESERVE,
+			   LANE_RESERVE - lane->nentries);
+}
+
+/*
+ * is_empty_locked - whether a lane has nothing in it, and lacks nothing
+ */
+static bool
+is_empty_locked(const ReadyLane *lane)
+{
+	return lane->nentries == 0 && !lane->has_horizon &&
+		lane->filler == SABOT_NO_SLOT;
 }
 
 /*
  * make_lane_locked - a new lane for a queue of a pair
  *
- * Takes the place of a lane with nothing in it if need be.  Returns NULL if
- * there is none; then the queue's jobs wait in the table until there is.
+ * Takes the place of an empty lane if need be.  Returns NULL if there is none;
+ * then the queue's jobs wait in the table until there is.
  */
 static ReadyLane *
 make_lane_locked(Oid dbid, Oid roleid, const char *queue)
 {
 	ReadyLane  *lane = NULL;
+	ReadyLane  *empty = NULL;	/* a lane to take the place of */
+	ReadyLane  *my_empty = NULL;
+	int			mine = 0;
 
-	for (int i = 0; i < ready->nlanes && lane == NULL; i++)
-		if (!OidIsValid(ready->lanes[i].dbid))
-			lane = &ready->lanes[i];
-	if (lane == NULL && ready->nlanes < READY_LANES)
+	for (int i = 0; i < ready->nlanes; i++)
+	{
+		ReadyLane  *other = &ready->lanes[i];
+		bool		is_mine = other->dbid == dbid && other->roleid == roleid;
+
+		mine += is_mine;
+		if (!OidIsValid(other->dbid))
+			lane = other;
+		else if (is_empty_locked(other))
+		{
+			empty = other;
+			my_empty = is_mine ? other : my_empty;
+		}
+	}
+	if (mine >= PAIR_LANES)
+		lane = my_empty;
+	else if (lane == NULL && ready->nlanes < READY_LANES)
 		lane = &ready->lanes[ready->nlanes++];
-	for (int i = 0; i < READY_LANES && lane == NULL; i++)
-		if (ready->lanes[i].nentries == 0 && !ready->lanes[i].has_horizon)
-			lane = &ready->lanes[i];
+	else if (lane == NULL)
+		lane = empty;
 	if (lane == NULL)
 		return NULL;
 
@@ -254,12 +299,13 @@ sabot_ready_push(Oid dbid, Oid roleid, const char *queue,
 		lane = find_lane_locked(dbid, roleid, queue);
 		if (lane == NULL)
 			lane = make_lane_locked(dbid, roleid, queue);
-		if (lane != NULL && slist_is_empty(&ready->free))
+		if (lane != NULL && room_locked(lane) <= 0)
 			note_missing_locked(lane, entry->priority, entry->job_id);
 		else if (lane != NULL)
 		{
 			ReadyNode  *node = (ReadyNode *) slist_pop_head_node(&ready->free);
 
+			ready->nfree--;
 			node->entry = *entry;
 			pairingheap_add(&lane->heap, &node->link.heap);
 			lane->nentries++;
@@ -285,36 +331,72 @@ sabot_ready_join(void)
 }
 
 /*
+ * clear_lane_locked - take all ids out of a lane
+ */
+static void
+clear_lane_locked(ReadyLane *lane)
+{
+	while (lane->nentries > 0)
+		(void) pop_locked(lane);
+	lane->has_horizon = false;
+	lane->filler = SABOT_NO_SLOT;
+}
+
+/*
+ * drop_lane_locked - drop a lane whose pair has no agents anymore
+ *
+ * Sets *waiting if it is not empty, or *held if its queue is blocked besides.
+ */
+static void
+drop_lane_locked(ReadyLane *lane, bool *waiting, bool *held)
+{
+	if (!is_empty_locked(lane))
+	{
+		if (sabot_queue_blocked_locked(lane->dbid, lane->queue))
+			*held = true;
+		else
+			*waiting = true;
+	}
+	clear_lane_locked(lane);
+	lane->dbid = InvalidOid;
+}
+
+/*
  * sabot_ready_leave - our agent takes no more jobs
  *
  * After the last agent of a pair its lanes are dropped; that there is
- * something in them is reported to the pool as work that waits.
+ * something in them is reported to the pool as work that waits.  An agent
+ * that was interrupted may have taken ids with it: then all of its pair's
+ * lanes have to be filled anew.
  */
 void
-sabot_ready_leave(void)
+sabot_ready_leave(bool interrupted)
 {
 	bool		waiting = false;
+	bool		held = false;
+	bool		last;
 
 	if (!OidIsValid(my_roleid))
 		return;
 	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
 	memset(&ready->members[MySabotSlot], 0, sizeof(ReadyMember));
-	for (int i = 0; i < ready->nlanes &&
-		 !has_members_locked(MyDatabaseId, my_roleid); i++)
+	last = !has_members_locked(MyDatabaseId, my_roleid);
+	for (int i = 0; i < ready->nlanes; i++)
 	{
 		ReadyLane  *lane = &ready->lanes[i];
 
 		if (lane->dbid != MyDatabaseId || lane->roleid != my_roleid)
 			continue;
-		if (!sabot_queue_blocked_locked(lane->dbid, lane->queue))
-			waiting |= lane->nentries > 0 || lane->has_horizon;
-		clear_lane_locked(lane);
-		lane->has_horizon = false;
-		lane->dbid = InvalidOid;
+		if (last)
+			drop_lane_locked(lane, &waiting, &held);
+		else if (interrupted)
+			note_missing_locked(lane, SABOT_MAX_PRIORITY, 0);
 	}
 	LWLockRelease(ready->lock);
-	if (waiting)
+	if (waiting || interrupted)
 		sabot_pool_wake(MyDatabaseId, my_roleid, 1, 0);
+	if (held)
+		sabot_pool_hold(MyDatabaseId, my_roleid);
 	my_roleid = InvalidOid;
 }
 
@@ -365,6 +447,20 @@ lacks_first_locked(ReadyLane *lane)
 }
 
 /*
+ * forget_dead_filler_locked - what an agent that is gone has not refilled is
+ * missing
+ */
+static void
+forget_dead_filler_locked(ReadyLane *lane)
+{
+	if (lane->filler == SABOT_NO_SLOT || filler_is_alive_locked(lane))
+		return;
+	lane->filler = SABOT_NO_SLOT;
+	note_missing_locked(lane, lane->filled_from.priority,
+						lane->filled_from.job_id);
+}
+
+/*
  * best_lane_locked - the lane of our pair with the next job to run
  *
  * NULL if there is none.  *refill is set if a lane has to be refilled first.
@@ -378,6 +474,9 @@ best_lane_locked(bool *refill)
 	{
 		ReadyLane  *lane = &ready->lanes[i];
 
+		if (lane->dbid != MyDatabaseId || lane->roleid != my_roleid)
+			continue;
+		forget_dead_filler_locked(lane);
 		if (!is_my_lane_locked(lane))
 			continue;
 		if (lacks_first_locked(lane))
@@ -395,35 +494,37 @@ best_lane_locked(bool *refill)
  * sabot_ready_claim - take the next job of our pair and begin it as our work
  *
  * On SABOT_CLAIM_TAKEN, entry and queue (NAMEDATALEN bytes) tell which.  Jobs
- * that another agent has already are dropped on the way.
+ * that another agent has already are dropped on the way; that agent puts them
+ * back when it is done with them.  If more jobs can be run now than the pool
+ * knows of, it is told.
  */
 SabotClaim
 sabot_ready_claim(SabotReady *entry, char *queue)
 {
 	SabotClaim	result = SABOT_CLAIM_NONE;
+	int			more = 0;
 
 	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
 	for (;;)
 	{
 		bool		refill = false;
 		ReadyLane  *lane = best_lane_locked(&refill);
-		ReadyNode  *node;
 
 		if (refill)
 			result = SABOT_CLAIM_REFILL;
 		if (lane == NULL || refill)
 			break;
-		node = (ReadyNode *) pairingheap_remove_first(&lane->heap);
-		lane->nentries--;
-		*entry = node->entry;
-		slist_push_head(&ready->free, &node->link.free);
+		*entry = pop_locked(lane);
 		if (!sabot_pool_begin_work(entry->job_id, sabot_queue_tag(lane->queue)))
 			continue;
 		strlcpy(queue, lane->queue, NAMEDATALEN);
+		more = sabot_queue_is_limited_locked(lane->dbid, queue) ? 0 : lane->nentries;
 		result = SABOT_CLAIM_TAKEN;
 		break;
 	}
 	LWLockRelease(ready->lock);
+	if (more > 0)
+		sabot_pool_more_work(MyDatabaseId, my_roleid, more);
 	return result;
 }
 
@@ -454,15 +555,15 @@ sabot_ready_lane_to_fill(char *queue)
  * sabot_ready_begin_fill - begin to refill the lane of a queue
  *
  * *priority and *job_id tell the place in the order to read the table from.
- * Returns false if another agent is at it, or there is no room for a lane.
- * What becomes ready meanwhile goes into the lane at once.
+ * Returns how many ids there is room for: 0 if another agent is at it, or no
+ * lane can be had.  What becomes ready meanwhile goes into the lane at once.
  */
-bool
+int
 sabot_ready_begin_fill(const char *queue, int32 *priority, int64 *job_id)
 {
 	uint64		generation = sabot_pool_generation(MySabotSlot);
 	ReadyLane  *lane;
-	bool		ok = false;
+	int			room = 0;
 
 	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
 	lane = find_lane_locked(MyDatabaseId, my_roleid, queue);
@@ -470,16 +571,18 @@ sabot_ready_begin_fill(const char *queue, int32 *priority, int64 *job_id)
 		lane = make_lane_locked(MyDatabaseId, my_roleid, queue);
 	if (lane != NULL && !filler_is_alive_locked(lane))
 	{
+		forget_dead_filler_locked(lane);
 		*priority = lane->has_horizon ? lane->horizon.priority : SABOT_MAX_PRIORITY;
 		*job_id = lane->has_horizon ? lane->horizon.job_id : 0;
 		clear_lane_locked(lane);
-		lane->has_horizon = false;
 		lane->filler = MySabotSlot;
 		lane->filler_generation = generation;
-		ok = true;
+		lane->filled_from.priority = *priority;
+		lane->filled_from.job_id = *job_id;
+		room = room_locked(lane);
 	}
 	LWLockRelease(ready->lock);
-	return ok;
+	return room;
 }
 
 /*

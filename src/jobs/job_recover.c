@@ -248,7 +248,7 @@ probe_owner(Oid owner)
 	else
 	{
 		/* "Due now" makes agents look at the table and not only in memory. */
-		(void) sabot_pool_prepare_pair(MyDatabaseId, owner);
+		(void) sabot_pool_prepare_pair(MyDatabaseId, owner, false);
 		sabot_pool_wake(MyDatabaseId, owner, 1, GetCurrentTimestamp());
 		return;
 	}

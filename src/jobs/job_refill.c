@@ -68,26 +68,29 @@ pair_values(Datum *values)
 void
 sabot_refill_lane(const char *queue)
 {
-	Oid			types[] = {OIDOID, INT8OID, TEXTOID, INT4OID, INT8OID};
-	Datum		values[5];
+	Oid			types[] = {OIDOID, INT8OID, TEXTOID, INT4OID, INT8OID, INT4OID};
+	Datum		values[6];
 	SabotOwn	own;
 	SabotReady	entry = {0};
 	int32		priority;
 	int64		job_id;
+	int			limit = sabot_ready_begin_fill(queue, &priority, &job_id);
 	int			n;
 
-	if (!sabot_ready_begin_fill(queue, &priority, &job_id))
+	if (limit == 0)
 		return;
+	limit = Min(limit, FILL_LIMIT);
 	begin_scan(&own);
 	pair_values(values);
 	values[2] = CStringGetTextDatum(queue);
 	values[3] = Int32GetDatum(-priority);
 	values[4] = Int64GetDatum(job_id);
+	values[5] = Int32GetDatum(limit);
 	n = sabot_spi("SELECT job_id, priority FROM sabot.job"
 				  " WHERE owner = $1 AND home = $2 AND queue = $3 AND state = 'queued'"
 				  " AND ((-priority), job_id) >= ($4, $5)"
-				  " ORDER BY (-priority), job_id LIMIT 4096",
-				  5, types, values, NULL, 0);
+				  " ORDER BY (-priority), job_id LIMIT $6",
+				  6, types, values, NULL, 0);
 	for (int i = 0; i < n; i++)
 	{
 		bool		isnull;
@@ -99,7 +102,7 @@ sabot_refill_lane(const char *queue)
 		sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &entry);
 	}
 	sabot_own_commit_transaction(&own);
-	sabot_ready_end_fill(queue, n == FILL_LIMIT, entry.priority,
+	sabot_ready_end_fill(queue, n == limit, entry.priority,
 						 entry.job_id + 1);
 }
 

@@ -401,7 +401,7 @@ run_loaded(SabotJob *job, const SabotReady *entry)
 void
 sabot_run_put_back(const SabotReady *entry, const char *queue)
 {
-	sabot_pool_end_work();
+	(void) sabot_pool_end_work();
 	sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, entry);
 	sabot_pool_wake(MyDatabaseId, GetSessionUserId(), 1, 0);
 }
@@ -416,6 +416,7 @@ void
 sabot_run_taken(const SabotReady *entry, const char *queue)
 {
 	MemoryContext caller = MemoryContextSwitchTo(job_context);
+	SabotReady	again = {entry->job_id, entry->priority};
 	bool		must_leave;
 	SabotJob   *job = load_job(entry->job_id, &must_leave);
 
@@ -426,7 +427,8 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 		sabot_pool_took_work(MyDatabaseId, GetSessionUserId());
 		if (job != NULL)
 			run_loaded(job, entry);
-		sabot_pool_end_work();
+		if (sabot_pool_end_work())
+			sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &again);
 		sabot_wait_wakeup(entry->job_id);
 		if (job != NULL)
 			sabot_agent_reset_session();

@@ -219,11 +219,11 @@ typedef enum SabotClaim
 extern Size sabot_ready_shmem_size(void);
 extern void sabot_ready_shmem_init(void);
 extern void sabot_ready_join(void);
-extern void sabot_ready_leave(void);
+extern void sabot_ready_leave(bool interrupted);
 extern void sabot_ready_push(Oid dbid, Oid roleid, const char *queue,
 							 const SabotReady *entry);
 extern SabotClaim sabot_ready_claim(SabotReady *entry, char *queue);
-extern bool sabot_ready_begin_fill(const char *queue, int32 *priority,
+extern int	sabot_ready_begin_fill(const char *queue, int32 *priority,
 								   int64 *job_id);
 extern void sabot_ready_end_fill(const char *queue, bool more, int32 priority,
 								 int64 job_id);
@@ -236,6 +236,7 @@ extern void sabot_queue_shmem_init(LWLock *lock);
 extern uint64 sabot_queue_tag(const char *queue);
 extern bool sabot_queue_blocked_locked(Oid dbid, const char *queue);
 extern bool sabot_queue_is_limited(Oid dbid, const char *queue);
+extern bool sabot_queue_is_limited_locked(Oid dbid, const char *queue);
 extern void sabot_queue_load(void);
 extern void sabot_queue_changed(const char *queue, bool paused,
 								int max_running);

@@ -63,10 +63,12 @@ typedef struct SabotSlot
 	TimestampTz started_at;		/* when the launcher asked for the process */
 	TimestampTz slice_start;	/* when it last began serving its pair */
 	bool		signaled;		/* latch set since it last looked for work */
+	bool		announced;		/* a commit that will wake it is under way */
 	bool		stop;			/* asked to leave at the next boundary */
 
 	/* current work */
 	int64		work_id;		/* job id, negative for sabot.run, 0 if none */
+	bool		again;			/* was to be begun by another agent, too */
 	uint64		work_tag;		/* what limits count by: the queue's hash */
 	int32		work_attempt;
 	TimestampTz work_start;
@@ -107,6 +109,7 @@ typedef struct SabotPair
 	int			failures;		/* agents that could not start, in a row */
 	TimestampTz retry_at;		/* not before, after failures */
 	bool		give_up;		/* its waiting work is to fail */
+	bool		held;			/* has work that waits for something else */
 	int			sqlstate;		/* why agents cannot start */
 	char		error[SABOT_ERROR_LEN];
 } SabotPair;
@@ -141,7 +144,7 @@ typedef struct SabotWorkSource
 {
 	void		(*attach) (void);
 	bool		(*run_next) (void);
-	void		(*detach) (bool last_of_pair);
+	void		(*detach) (bool interrupted);
 	void		(*probe) (void);
 	void		(*startup) (void);
 	void		(*bury) (int slotno, const SabotSlot *slot);
@@ -170,17 +173,19 @@ extern void sabot_pool_totals(SabotPoolTotals *totals);
 extern void sabot_pool_copy_slots(SabotSlot *slots);
 extern int	sabot_pool_copy_pairs(SabotPair *pairs, int maxpairs);
 extern bool sabot_pool_get_pair(Oid dbid, Oid roleid, SabotPair *pair);
-extern bool sabot_pool_prepare_pair(Oid dbid, Oid roleid);
+extern bool sabot_pool_prepare_pair(Oid dbid, Oid roleid, bool announce);
 extern void sabot_pool_wake(Oid dbid, Oid roleid, int64 nunits,
 							TimestampTz next_due);
 extern void sabot_pool_wake_all(Oid dbid);
 extern uint64 sabot_pool_wake_seq(Oid dbid, Oid roleid);
 extern void sabot_pool_took_work(Oid dbid, Oid roleid);
+extern void sabot_pool_more_work(Oid dbid, Oid roleid, int n);
+extern void sabot_pool_hold(Oid dbid, Oid roleid);
 extern void sabot_pool_no_work(Oid dbid, Oid roleid, uint64 wake_seq);
 extern void sabot_pool_set_due(Oid dbid, Oid roleid, TimestampTz next_due);
 extern bool sabot_pool_begin_work(int64 work_id, uint64 work_tag);
 extern void sabot_pool_note_attempt(int32 attempt);
-extern void sabot_pool_end_work(void);
+extern bool sabot_pool_end_work(void);
 extern int	sabot_pool_running_with_tag(Oid dbid, uint64 work_tag);
 extern bool sabot_pool_is_alive(int slotno, uint64 generation);
 extern uint64 sabot_pool_generation(int slotno);

@@ -26,12 +26,14 @@
 #include "commands/sequence.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "storage/s_lock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -51,6 +53,9 @@
  * lost.
  */
 #define AGENT_NAP_MS		2000
+
+/* How long to stay awake for a commit that has been announced, in us. */
+#define ANNOUNCED_US		250
 
 /* Memory in use is published when idle, and after this many units of work. */
 #define MEMORY_REPORT_EVERY 256
@@ -185,7 +190,7 @@ static void
 agent_before_exit(int code, Datum arg)
 {
 	if (work_source->detach)
-		work_source->detach(false);
+		work_source->detach(code != 0);
 }
 
 /*
@@ -339,6 +344,36 @@ service_requests(void)
 }
 
 /*
+ * await_announced - if a commit has been announced, wait for it awake
+ *
+ * That is for the time a fast disk takes to write a commit; what takes longer
+ * sets the latch.  On a machine with one processor it would keep the commit
+ * itself from running.
+ */
+static void
+await_announced(void)
+{
+	volatile SabotSlot *slot = my_slot;
+	instr_time	start;
+	instr_time	now;
+
+	if (!slot->announced)
+		return;
+	if (sysconf(_SC_NPROCESSORS_ONLN) > 1)
+	{
+		INSTR_TIME_SET_CURRENT(start);
+		do
+		{
+			SPIN_DELAY();
+			INSTR_TIME_SET_CURRENT(now);
+			INSTR_TIME_SUBTRACT(now, start);
+		} while (!slot->signaled &&
+				 INSTR_TIME_GET_MICROSEC(now) < ANNOUNCED_US);
+	}
+	slot->announced = false;
+}
+
+/*
  * wait_for_work - sleep until there may be something to do
  *
  * Returns false if the agent is to leave.
@@ -355,6 +390,7 @@ wait_for_work(void)
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 nap_ms(), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
+		await_announced();
 		service_requests();
 		AcceptInvalidationMessages();
 		if (sabot_agent_authority_changed())
@@ -377,7 +413,8 @@ work_until_idle(void)
 	for (;;)
 	{
 		service_requests();
-		if (sabot_agent_must_leave() || authority_changed || !sabot_enabled)
+		if (sabot_agent_must_leave() || !sabot_enabled ||
+			sabot_agent_authority_changed())
 			return false;
 		admin_cancel = false;
 		if (!work_source->run_next())

@@ -113,7 +113,7 @@ pair_is_dead_locked(SabotPair *pair)
 	PairAgents	agents;
 
 	if (pair->demand > 0 || pair->next_due != 0 || pair->wanted > 0 ||
-		pair->keep > 0 || pair->failures > 0)
+		pair->keep > 0 || pair->failures > 0 || pair->held)
 		return false;
 	agents = count_agents_locked(&pair->key);
 	return agents.all + agents.stopping == 0;
@@ -159,24 +159,56 @@ enter_pair_locked(Oid dbid, Oid roleid)
 }
 
 /*
+ * announce_locked - the latch of an idle agent of a pair that is told of a
+ * commit to come, or NULL
+ *
+ * Waking up takes about as long as the commit's write to disk, so it begins
+ * before; see pool_agent.c.
+ */
+static Latch *
+announce_locked(Oid dbid, Oid roleid)
+{
+	for (int i = 0; i < sabot_pool->nslots; i++)
+	{
+		SabotSlot  *slot = &sabot_pool->slots[i];
+
+		if (slot->state != SABOT_SLOT_IDLE || slot->signaled ||
+			slot->announced || slot->dbid != dbid || slot->roleid != roleid)
+			continue;
+		slot->announced = true;
+		return slot->latch;
+	}
+	return NULL;
+}
+
+/*
  * sabot_pool_prepare_pair - make sure that a later wake finds its pair
  *
- * To be called before the commit that wakes.  Returns false if there is no
- * room; such work is found by the probers, later.
+ * To be called before the commit that wakes; announce tells that there is
+ * work for an agent at once.  Returns false if there is no room; such work is
+ * found by the probers, later.
  */
 bool
-sabot_pool_prepare_pair(Oid dbid, Oid roleid)
+sabot_pool_prepare_pair(Oid dbid, Oid roleid, bool announce)
 {
+	Latch	   *latch = NULL;
 	bool		ok;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	ok = enter_pair_locked(dbid, roleid) != NULL;
+	if (ok && announce)
+		latch = announce_locked(dbid, roleid);
 	LWLockRelease(sabot_pool->lock);
+	if (latch)
+		SetLatch(latch);
 	return ok;
 }
 
 /*
  * signal_idle_locked - choose up to n idle agents of a pair to be woken
+ *
+ * Busy ones are to look once more before they go to sleep: they may have seen
+ * already that there is nothing.
  *
  * Returns how many, with their latches in latches: an agent that is woken
  * takes the lock at once, so who can sets them after releasing it.
@@ -190,11 +222,11 @@ signal_idle_locked(Oid dbid, Oid roleid, int n, Latch **latches)
 	{
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
-		if (slot->state != SABOT_SLOT_IDLE || slot->signaled ||
-			slot->dbid != dbid || slot->roleid != roleid)
+		if (slot->signaled || slot->dbid != dbid || slot->roleid != roleid)
 			continue;
 		slot->signaled = true;
-		latches[chosen++] = slot->latch;
+		if (slot->state == SABOT_SLOT_IDLE)
+			latches[chosen++] = slot->latch;
 	}
 	return chosen;
 }
@@ -281,7 +313,9 @@ sabot_pool_wake_all(Oid dbid)
 		if (pair->key.dbid != dbid)
 			continue;
 		pair->wake_seq++;
-		pair->demand = Max(pair->demand, 1);
+		if (pair->held)
+			pair->demand = Max(pair->demand, 1);
+		pair->held = false;
 		wake_now_locked(pair);
 	}
 	sabot_pool_wake_launcher_locked();
@@ -316,6 +350,40 @@ sabot_pool_took_work(Oid dbid, Oid roleid)
 	pair = find_pair_locked(dbid, roleid);
 	if (pair && pair->demand > 0)
 		pair->demand--;
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * sabot_pool_more_work - at least n units of a pair's work are there to be
+ * done, whatever was said before
+ */
+void
+sabot_pool_more_work(Oid dbid, Oid roleid, int n)
+{
+	SabotPair  *pair;
+	int64		missing;
+
+	LWLockAcquire(sabot_pool->lock, LW_SHARED);
+	pair = find_pair_locked(dbid, roleid);
+	missing = pair ? n - pair->demand : 0;
+	LWLockRelease(sabot_pool->lock);
+	if (missing > 0)
+		sabot_pool_wake(dbid, roleid, missing, 0);
+}
+
+/*
+ * sabot_pool_hold - a pair without agents has work that waits for something,
+ * see sabot_pool_wake_all()
+ */
+void
+sabot_pool_hold(Oid dbid, Oid roleid)
+{
+	SabotPair  *pair;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	pair = enter_pair_locked(dbid, roleid);
+	if (pair)
+		pair->held = true;
 	LWLockRelease(sabot_pool->lock);
 }
 
@@ -621,7 +689,8 @@ missing_agents_locked(SabotPair *pair, PairAgents *agents, TimestampTz now,
 		pair->wanted = 0;
 	missing = Max(pair->demand - agents->available,
 				  Max(pair->wanted, pair->keep) - agents->all);
-	if (missing <= 0 || pair->give_up || is_barred_locked(pair->key.dbid))
+	/* A pair that is given up, but not forgiven, is still tried at times. */
+	if (missing <= 0 || is_barred_locked(pair->key.dbid))
 		return 0;
 	if (pair->retry_at > now)
 	{
@@ -642,6 +711,7 @@ pick_pair_locked(PairAgents *agents, TimestampTz *next_event)
 	HASH_SEQ_STATUS scan;
 	SabotPair  *pair;
 	SabotPair  *best = NULL;
+	int			best_rank = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	int			starved = 0;
 
@@ -649,20 +719,20 @@ pick_pair_locked(PairAgents *agents, TimestampTz *next_event)
 	while ((pair = hash_seq_search(&scan)) != NULL)
 	{
 		PairAgents	count;
+		int			rank = 0;
 
 		if (missing_agents_locked(pair, &count, now, next_event) <= 0)
 			continue;
-		starved += count.all == 0;
-		if (best != NULL)
-		{
-			bool		first = count.all == 0;
-			bool		best_first = agents->all == 0;
-
-			if (first < best_first ||
-				(first == best_first && pair->last_start >= best->last_start))
-				continue;
-		}
+		/* An agent that is only to be kept is for when there is room. */
+		if (pair->demand + pair->wanted > 0)
+			rank = count.all == 0 ? 2 : 1;
+		starved += rank == 2;
+		if (best != NULL &&
+			(rank < best_rank ||
+			 (rank == best_rank && pair->last_start >= best->last_start)))
+			continue;
 		best = pair;
+		best_rank = rank;
 		*agents = count;
 	}
 	sabot_pool->starved = starved;

@@ -489,8 +489,12 @@ sabot_pool_begin_work(int64 work_id, uint64 work_tag)
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < sabot_pool->nslots && !taken; i++)
+	{
 		taken = sabot_pool->slots[i].work_id == work_id &&
 			sabot_pool->slots[i].dbid == slot->dbid;
+		if (taken)
+			sabot_pool->slots[i].again = true;
+	}
 	if (!taken)
 	{
 		note_started_locked(slot);
@@ -500,6 +504,7 @@ sabot_pool_begin_work(int64 work_id, uint64 work_tag)
 			slot->slice_start = now;
 		}
 		slot->work_id = work_id;
+		slot->again = false;
 		slot->work_tag = work_tag;
 		slot->work_attempt = 0;
 		slot->work_start = now;
@@ -523,22 +528,29 @@ sabot_pool_note_attempt(int32 attempt)
 
 /*
  * sabot_pool_end_work - our agent's unit of work has ended, however it did
+ *
+ * Returns whether another agent was refused it meanwhile, and may have been
+ * right: it can have become ready again before it ended here.
  */
-void
+bool
 sabot_pool_end_work(void)
 {
 	SabotSlot  *slot = &sabot_pool->slots[MySabotSlot];
+	bool		again;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	again = slot->again;
 	if (slot->work_id > 0)
 		slot->jobs_done++;
 	else if (slot->work_id < 0)
 		slot->queries_done++;
 	slot->work_id = 0;
+	slot->again = false;
 	slot->work_tag = 0;
 	slot->interrupt = SABOT_INTERRUPT_NONE;
 	slot->interrupt_work = 0;
 	LWLockRelease(sabot_pool->lock);
+	return again;
 }
 
 /*
