@@ -63,6 +63,8 @@ run_next(void)
 
 	if (sabot_direct_run_next())
 		return true;
+	if (sabot_refill_is_overdue())
+		sabot_refill_all();
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -27,6 +27,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "jobs/job_wait.h"
 #include "jobs/jobs.h"
 
 PG_FUNCTION_INFO_V1(sabot_cancel_job);
@@ -51,22 +52,24 @@ typedef struct FoundJob
 static FoundJob
 job_of_caller(int64 job_id)
 {
-	Oid			types[] = {INT8OID, OIDOID};
-	Datum		values[] = {Int64GetDatum(job_id), ObjectIdGetDatum(GetUserId())};
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(job_id)};
 	MemoryContext caller = CurrentMemoryContext;
 	FoundJob	found = {0};
+	Datum		owner = 0;
+	NameData	owner_name;
 	SabotOwn	own;
 	bool		exists;
 
 	sabot_pool_require();
 	SPI_connect();
 	sabot_own_begin(&own);
-	exists = sabot_spi("SELECT true, home, state::text FROM sabot.job"
-					   " WHERE job_id = $1 AND pg_has_role($2, owner, 'USAGE')"
+	exists = sabot_spi("SELECT true, home, state::text, owner, owner_name"
+					   " FROM sabot.job WHERE job_id = $1"
 					   " UNION ALL"
-					   " SELECT false, home, state::text FROM sabot.job_history"
-					   " WHERE job_id = $1 AND pg_has_role($2, owner, 'USAGE')",
-					   2, types, values, NULL, 1) > 0;
+					   " SELECT false, home, state::text, owner, owner_name"
+					   " FROM sabot.job_history WHERE job_id = $1",
+					   1, types, values, NULL, 1) > 0;
 	if (exists)
 	{
 		bool		isnull;
@@ -78,10 +81,19 @@ job_of_caller(int64 job_id)
 		found.state = MemoryContextStrdup(caller,
 										  SPI_getvalue(SPI_tuptable->vals[0],
 													   SPI_tuptable->tupdesc, 3));
+		owner = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4,
+							  &isnull);
+		owner_name = *DatumGetName(SPI_getbinval(SPI_tuptable->vals[0],
+												 SPI_tuptable->tupdesc, 5, &isnull));
 	}
 	sabot_own_end(&own);
 	SPI_finish();
-	if (!exists)
+
+	/* The views' rule: copied rows go by the name of the owner. */
+	if (!exists ||
+		!DatumGetBool(DirectFunctionCall3(sabot_is_mine, owner,
+										  NameGetDatum(&owner_name),
+										  Int64GetDatum(found.home))))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("job " INT64_FORMAT " does not exist", job_id)));
@@ -89,15 +101,36 @@ job_of_caller(int64 job_id)
 }
 
 /*
+ * refuse_copied - raise 55000 for a job of another database
+ */
+static void
+refuse_copied(int64 job_id, const FoundJob *found)
+{
+	if (found->home != sabot_catalog(false)->home)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " was copied from another database", job_id),
+				 errhint("Use sabot.adopt_jobs() to have copied jobs run here.")));
+}
+
+/*
  * cancel_open - end a job that does not run as canceled
+ *
+ * The row is locked first: whoever else is about to end it is let go first.
  */
 static void
 cancel_open(int64 job_id)
 {
-	SabotJob   *job = sabot_job_read(job_id);
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(job_id)};
+	SabotJob   *job;
 	SabotEnd	end = {.state = SABOT_JOB_CANCELED};
 	ErrorData	error = {0};
 
+	if (sabot_spi("SELECT FROM sabot.job WHERE job_id = $1 FOR UPDATE",
+				  1, types, values, NULL, 0) == 0)
+		return;
+	job = sabot_job_read(job_id);
 	if (job == NULL)
 		return;
 	error.sqlerrcode = ERRCODE_QUERY_CANCELED;
@@ -127,20 +160,22 @@ write_signal(int64 job_id, SabotInterrupt reason)
  * sabot_job_interrupt_row - write what cancelling or pausing a job means for
  * the tables
  *
- * Called when the transaction that asks for it is about to commit.
+ * Called when the transaction that asks for it is about to commit.  Returns
+ * true if it is a request to an agent.
  */
-void
+bool
 sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason)
 {
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(job_id)};
 	SabotSlot	slot;
 	SabotOwn	own;
+	bool		runs = sabot_pool_find_work(MyDatabaseId, job_id, &slot);
 
 	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);
-	if (sabot_pool_find_work(MyDatabaseId, job_id, &slot))
+	if (runs)
 		write_signal(job_id, reason);
 	else if (reason == SABOT_INTERRUPT_CANCEL)
 		cancel_open(job_id);
@@ -151,6 +186,7 @@ sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason)
 	sabot_own_end(&own);
 	PopActiveSnapshot();
 	SPI_finish();
+	return runs;
 }
 
 /*
@@ -230,11 +266,7 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 
 	if (!found.open)
 		PG_RETURN_BOOL(false);
-	if (found.home != sabot_catalog(false)->home)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("job " INT64_FORMAT " was copied from another database", job_id),
-				 errhint("Use sabot.adopt_jobs() to have copied jobs run here.")));
+	refuse_copied(job_id, &found);
 	SPI_connect();
 	sabot_own_begin(&own);
 	n = sabot_spi("UPDATE sabot.job SET reason = NULL, state ="
@@ -268,6 +300,7 @@ sabot_retry_job(PG_FUNCTION_ARGS)
 
 	if (found.open || strcmp(found.state, "completed") == 0)
 		PG_RETURN_BOOL(false);
+	refuse_copied(job_id, &found);
 	SPI_connect();
 	sabot_own_begin(&own);
 	sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",

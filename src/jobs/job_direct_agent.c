@@ -430,13 +430,20 @@ serve_request(void)
 	begin_redirect();
 	PG_TRY();
 	{
+		sabot_agent_accept_interrupts(true);
+		if (sabot_agent_interrupted() != SABOT_INTERRUPT_NONE)
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("canceling statement due to user request")));
 		answer_request();
 	}
 	PG_CATCH();
 	{
+		sabot_agent_accept_interrupts(false);
 		report_failure();
 	}
 	PG_END_TRY();
+	sabot_agent_accept_interrupts(false);
 	end_redirect();
 
 	if (!work.answered)
@@ -493,9 +500,7 @@ sabot_direct_run_next(void)
 	drop_large_segment();
 	sabot_direct_release(&work.ticket, work.answered);
 
-	/* A cancel that comes too late is not for what we do next. */
 	(void) sabot_pool_end_work();
-	QueryCancelPending = false;
 	MemoryContextSwitchTo(oldcontext);
 	sabot_agent_reset_session();
 	MemoryContextSwitchTo(oldcontext);

@@ -147,35 +147,6 @@ schedule_retry(const SabotJob *job, const SabotEnd *end, bool is_free_retry)
 }
 
 /*
- * sabot_job_attempt_failed - a job's own error: try again later, or fail it
- *
- * end tells of the attempt, with its error.  In no transaction.
- */
-void
-sabot_job_attempt_failed(const SabotJob *job, SabotEnd *end)
-{
-	bool		retry_free = is_free(job, end);
-	SabotOwn	own;
-
-	sabot_own_start_transaction(&own);
-	if (still_ours(job))
-	{
-		log_attempt(job, end->attempt, end->started_at, MyProcPid,
-					end->error->sqlerrcode, end->error->message);
-		if (retry_free ||
-			(!is_final(end->error->sqlerrcode) &&
-			 end->attempt - job->losses < job->max_attempts))
-			schedule_retry(job, end, retry_free);
-		else
-		{
-			end->state = SABOT_JOB_FAILED;
-			(void) sabot_job_finish(job, end);
-		}
-	}
-	sabot_own_commit_transaction(&own);
-}
-
-/*
  * forget_signal - remove the request that led here
  */
 static void
@@ -219,6 +190,61 @@ cancel_row(const SabotJob *job, SabotEnd *end)
 }
 
 /*
+ * obey_signal - cancel or pause a job whose attempt has ended otherwise if its
+ * owner had asked for that
+ *
+ * Inside a transaction of sabot's own; returns false if he had not.
+ */
+static bool
+obey_signal(const SabotJob *job, SabotEnd *end)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(job->job_id)};
+	char	   *action;
+
+	if (sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1 RETURNING action",
+				  1, types, values, NULL, 0) == 0)
+		return false;
+	action = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (strcmp(action, "cancel") == 0)
+		cancel_row(job, end);
+	else
+		pause_row(job->job_id);
+	return true;
+}
+
+/*
+ * sabot_job_attempt_failed - a job's own error: try again later, or fail it
+ *
+ * end tells of the attempt, with its error.  In no transaction.
+ */
+void
+sabot_job_attempt_failed(const SabotJob *job, SabotEnd *end)
+{
+	bool		retry_free = is_free(job, end);
+	SabotOwn	own;
+
+	sabot_own_start_transaction(&own);
+	if (still_ours(job))
+	{
+		log_attempt(job, end->attempt, end->started_at, MyProcPid,
+					end->error->sqlerrcode, end->error->message);
+		if (obey_signal(job, end))
+			 /* it came too late to interrupt the attempt */ ;
+		else if (retry_free ||
+				 (!is_final(end->error->sqlerrcode) &&
+				  end->attempt - job->losses < job->max_attempts))
+			schedule_retry(job, end, retry_free);
+		else
+		{
+			end->state = SABOT_JOB_FAILED;
+			(void) sabot_job_finish(job, end);
+		}
+	}
+	sabot_own_commit_transaction(&own);
+}
+
+/*
  * sabot_job_set_aside - cancel, pause or give back a job that was interrupted
  *
  * end tells of the attempt.  In no transaction.
@@ -244,29 +270,6 @@ sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
 	}
 	forget_signal(job->job_id);
 	sabot_own_commit_transaction(&own);
-}
-
-/*
- * obey_signal - cancel or pause a lost job if its owner had asked for that
- *
- * Inside a transaction of sabot's own; returns false if he had not.
- */
-static bool
-obey_signal(const SabotJob *job, SabotEnd *end)
-{
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(job->job_id)};
-	char	   *action;
-
-	if (sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1 RETURNING action",
-				  1, types, values, NULL, 0) == 0)
-		return false;
-	action = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	if (strcmp(action, "cancel") == 0)
-		cancel_row(job, end);
-	else
-		pause_row(job->job_id);
-	return true;
 }
 
 /*

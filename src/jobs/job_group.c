@@ -27,6 +27,7 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/lock.h"
 #include "tcop/utility.h"
 #include "utils/fmgroids.h"
@@ -280,12 +281,39 @@ fire_deferred_triggers(void)
 }
 
 /*
+ * handle_group_end - timeout handler: the group's time is up
+ */
+static void
+handle_group_end(void)
+{
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * start_group_timeout - interrupt the current job when its group is to end, or
+ * those before it would have to wait for it
+ */
+static void
+start_group_timeout(TimestampTz group_end)
+{
+	static TimeoutId timeout_id = MAX_TIMEOUTS;
+
+	if (timeout_id == MAX_TIMEOUTS)
+		timeout_id = RegisterTimeout(USER_TIMEOUT, handle_group_end);
+	enable_timeout_at(timeout_id, group_end);
+}
+
+/*
  * execute_member - execute and complete a job in a subtransaction
  *
- * Returns NULL, or the error, in the current memory context.
+ * It is interrupted at group_end, unless that is 0.  Returns NULL, or the
+ * error, in the current memory context.
  */
 static ErrorData *
-execute_member(SabotJob *job, List *statements, Member *member)
+execute_member(SabotJob *job, List *statements, Member *member,
+			   TimestampTz group_end)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -304,8 +332,12 @@ execute_member(SabotJob *job, List *statements, Member *member)
 	in_member = true;
 	sabot_capture_notices_begin(outcome);
 	sabot_run_start_timeout(job->timeout_ms);
+	if (group_end != 0)
+		start_group_timeout(group_end);
 	PG_TRY();
 	{
+		sabot_agent_accept_interrupts(true);
+		sabot_run_raise_if_interrupted();
 		sabot_settings_apply(job->settings);
 		sabot_job_execute(job->command, statements, job->params,
 						  SABOT_EXEC_ATOMIC, outcome, NULL, NULL);
@@ -329,11 +361,12 @@ execute_member(SabotJob *job, List *statements, Member *member)
 		error = CopyErrorData();
 		FlushErrorState();
 		disable_all_timeouts(false);
-		QueryCancelPending = false;
+		sabot_agent_accept_interrupts(false);
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
 	disable_all_timeouts(false);
+	sabot_agent_accept_interrupts(false);
 	sabot_capture_notices_end();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
@@ -370,10 +403,11 @@ can_join(const SabotJob *job, List **statements)
 /*
  * take_member - run the job that is our agent's work as part of the group
  *
- * The group's transaction is open.
+ * The group's transaction is open; other jobs wait for it to end at group_end,
+ * or none do and it is 0.
  */
 static MemberResult
-take_member(Member *member)
+take_member(Member *member, TimestampTz group_end)
 {
 	SabotJob   *job;
 	List	   *statements = NIL;
@@ -392,7 +426,7 @@ take_member(Member *member)
 	member->started_at = GetCurrentTimestamp();
 	sabot_attempt_begin(job->job_id, job->attempt + 1);
 	sabot_run_report(job);
-	error = execute_member(job, statements, member);
+	error = execute_member(job, statements, member, group_end);
 	debug_query_string = NULL;
 	return error == NULL ? MEMBER_DONE : MEMBER_ALONE;
 }
@@ -435,7 +469,7 @@ fill_group(Member *members, int *n, MemoryContext context)
 
 		MemoryContextSwitchTo(context);
 		needs_alone = ends_group = false;
-		result = take_member(&members[*n]);
+		result = take_member(&members[*n], *n > 0 ? end : 0);
 		if (result == MEMBER_ALONE)
 			return true;
 		sabot_pool_took_work(MyDatabaseId, GetSessionUserId());

@@ -44,6 +44,7 @@ typedef struct Pending
 	TimestampTz run_after;		/* 0 = ready now */
 	TimestampTz submitted_at;
 	SabotInterrupt reason;
+	bool		signaled;		/* by its row in sabot.job_signal */
 	bool		paused;
 	int			max_running;
 	char		queue[NAMEDATALEN];
@@ -151,7 +152,8 @@ before_commit(void)
 			(void) sabot_pool_prepare_pair(MyDatabaseId, pending[i].owner,
 										   pending[i].run_after == 0);
 		else if (pending[i].kind == PENDING_INTERRUPT)
-			sabot_job_interrupt_row(pending[i].job_id, pending[i].reason);
+			pending[i].signaled = sabot_job_interrupt_row(pending[i].job_id,
+														  pending[i].reason);
 	}
 }
 
@@ -211,7 +213,10 @@ after_commit(void)
 			sabot_ready_push(MyDatabaseId, item->owner, item->queue, &entry);
 		else if (item->kind == PENDING_INTERRUPT)
 		{
-			(void) sabot_pool_interrupt(MyDatabaseId, item->job_id, item->reason);
+			/* If its attempt has ended just now, a prober has to see to it. */
+			if (!sabot_pool_interrupt(MyDatabaseId, item->job_id, item->reason) &&
+				item->signaled)
+				sabot_pool_request_probe(MyDatabaseId);
 			sabot_wait_wakeup(item->job_id);
 		}
 		else if (item->kind == PENDING_QUEUE)

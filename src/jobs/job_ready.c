@@ -80,6 +80,7 @@ typedef struct ReadyMember
 {
 	Oid			dbid;
 	Oid			roleid;
+	bool		has_read;		/* has read the table since it joined */
 } ReadyMember;
 
 /* Everything is protected by lock; the pool's lock may be taken inside. */
@@ -164,6 +165,22 @@ has_members_locked(Oid dbid, Oid roleid)
 {
 	for (int i = 0; i < sabot_pool_nslots(); i++)
 		if (ready->members[i].dbid == dbid && ready->members[i].roleid == roleid)
+			return true;
+	return false;
+}
+
+/*
+ * has_reader_locked - whether an agent of a pair has read the table
+ *
+ * Until then a lane that does not exist may be missing everything, after it
+ * nothing.
+ */
+static bool
+has_reader_locked(Oid dbid, Oid roleid)
+{
+	for (int i = 0; i < sabot_pool_nslots(); i++)
+		if (ready->members[i].has_read && ready->members[i].dbid == dbid &&
+			ready->members[i].roleid == roleid)
 			return true;
 	return false;
 }
@@ -298,7 +315,11 @@ sabot_ready_push(Oid dbid, Oid roleid, const char *queue,
 	{
 		lane = find_lane_locked(dbid, roleid, queue);
 		if (lane == NULL)
+		{
 			lane = make_lane_locked(dbid, roleid, queue);
+			if (lane != NULL && !has_reader_locked(dbid, roleid))
+				note_missing_locked(lane, SABOT_MAX_PRIORITY, 0);
+		}
 		if (lane != NULL && room_locked(lane) <= 0)
 			note_missing_locked(lane, entry->priority, entry->job_id);
 		else if (lane != NULL)
@@ -359,6 +380,32 @@ drop_lane_locked(ReadyLane *lane, bool *waiting, bool *held)
 	}
 	clear_lane_locked(lane);
 	lane->dbid = InvalidOid;
+}
+
+/*
+ * sabot_ready_has_read - our agent has read all of the table since it joined
+ */
+void
+sabot_ready_has_read(void)
+{
+	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
+	ready->members[MySabotSlot].has_read = true;
+	LWLockRelease(ready->lock);
+}
+
+/*
+ * sabot_ready_distrust - a pair's lanes may be missing anything
+ *
+ * Its agents, if there are any, read the table before they go on.
+ */
+void
+sabot_ready_distrust(Oid dbid, Oid roleid)
+{
+	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < ready->nlanes; i++)
+		if (ready->lanes[i].dbid == dbid && ready->lanes[i].roleid == roleid)
+			note_missing_locked(&ready->lanes[i], SABOT_MAX_PRIORITY, 0);
+	LWLockRelease(ready->lock);
 }
 
 /*

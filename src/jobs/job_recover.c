@@ -36,19 +36,36 @@ static MemoryContext probe_context = NULL;
 
 /*
  * recover_orphans - deal with the jobs of agents that were lost here
+ *
+ * One that makes trouble does not keep the others from it; returns false if
+ * there was one.
  */
-static void
+static bool
 recover_orphans(void)
 {
 	SabotOrphan *orphans;
 	int			n = sabot_orphan_copy(&orphans);
+	volatile bool ok = true;
 
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		(void) sabot_job_lost(&orphans[i]);
-		sabot_orphan_done(&orphans[i]);
+		PG_TRY();
+		{
+			(void) sabot_job_lost(&orphans[i]);
+			sabot_orphan_done(&orphans[i]);
+		}
+		PG_CATCH();
+		{
+			EmitErrorReport();
+			FlushErrorState();
+			AbortOutOfAnyTransaction();
+			MemoryContextSwitchTo(probe_context);
+			ok = false;
+		}
+		PG_END_TRY();
 	}
+	return ok;
 }
 
 /*
@@ -59,6 +76,7 @@ recover_orphans(void)
 static void
 recover_signals(void)
 {
+	Oid			type = INT8OID;
 	SabotOwn	own;
 	int			n;
 
@@ -77,13 +95,17 @@ recover_signals(void)
 			bool		isnull;
 			int64		job_id = DatumGetInt64(SPI_getbinval(rows->vals[i],
 															 rows->tupdesc, 1, &isnull));
+			Datum		value = Int64GetDatum(job_id);
 			char	   *action = SPI_getvalue(rows->vals[i], rows->tupdesc, 2);
-			SabotSlot	slot;
+			SabotInterrupt reason = strcmp(action, "cancel") == 0 ?
+			SABOT_INTERRUPT_CANCEL : SABOT_INTERRUPT_PAUSE;
 
-			if (!sabot_pool_find_work(MyDatabaseId, job_id, &slot))
-				sabot_job_interrupt_row(job_id,
-										strcmp(action, "cancel") == 0 ?
-										SABOT_INTERRUPT_CANCEL : SABOT_INTERRUPT_PAUSE);
+			/* It may run now, begun before the request could be seen. */
+			if (sabot_pool_interrupt(MyDatabaseId, job_id, reason) ||
+				sabot_job_interrupt_row(job_id, reason))
+				continue;
+			sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",
+					  1, &type, &value, NULL, 0);
 		}
 	}
 	sabot_own_commit_transaction(&own);
@@ -218,6 +240,35 @@ fail_some(Oid owner, const char *sqlstate, const char *message,
 }
 
 /*
+ * remember_due - have the jobs of a role looked at when the next one is due
+ *
+ * Those that wait for their time were spared: the reason may be gone by then.
+ */
+static void
+remember_due(Oid owner)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[] = {ObjectIdGetDatum(owner), 0};
+	SabotOwn	own;
+	TimestampTz due = 0;
+
+	sabot_own_start_transaction(&own);
+	values[1] = Int64GetDatum(sabot_catalog(false)->home);
+	if (sabot_spi("SELECT run_after FROM sabot.job WHERE owner = $1 AND home = $2"
+				  " AND state = 'scheduled' ORDER BY run_after LIMIT 1",
+				  2, types, values, NULL, 0) > 0)
+	{
+		bool		isnull;
+
+		due = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0],
+												SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	sabot_own_commit_transaction(&own);
+	if (due != 0 && sabot_pool_prepare_pair(MyDatabaseId, owner, false))
+		sabot_pool_wake(MyDatabaseId, owner, 0, due);
+}
+
+/*
  * probe_owner - have the open jobs of a role run, or fail them
  */
 static void
@@ -247,12 +298,17 @@ probe_owner(Oid owner)
 	}
 	else
 	{
-		/* "Due now" makes agents look at the table and not only in memory. */
+		/*
+		 * "Due now" makes agents look for queues that are new to them, beside
+		 * whatever else they have to do.
+		 */
+		sabot_ready_distrust(MyDatabaseId, owner);
 		(void) sabot_pool_prepare_pair(MyDatabaseId, owner, false);
 		sabot_pool_wake(MyDatabaseId, owner, 1, GetCurrentTimestamp());
 		return;
 	}
 	sabot_pool_forgive_pair(MyDatabaseId, owner);
+	remember_due(owner);
 }
 
 /*
@@ -280,6 +336,7 @@ sabot_jobs_probe(void)
 	List	   *owners = NIL;
 	ListCell   *lc;
 	bool		exists;
+	bool		ok = true;
 
 	probe_context = AllocSetContextCreate(TopMemoryContext, "sabot probe",
 										  ALLOCSET_DEFAULT_SIZES);
@@ -291,7 +348,7 @@ sabot_jobs_probe(void)
 	{
 		sabot_prober_read_keep_agents();
 		sabot_queue_load();
-		recover_orphans();
+		ok = recover_orphans();
 		recover_signals();
 		owners = open_owners();
 		foreach(lc, owners)
@@ -299,4 +356,8 @@ sabot_jobs_probe(void)
 		sabot_purge_if_due();
 	}
 	forgive_pairs(owners);
+	if (!ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not recover all jobs whose agents were lost")));
 }

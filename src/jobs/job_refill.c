@@ -31,6 +31,9 @@
 /* A full look at the table is taken no more often than this, in ms. */
 #define FULL_SCAN_MS	2000
 
+/* An agent that has other work asks this often whether one is due, in ms. */
+#define BUSY_CHECK_MS	100
+
 static TimestampTz last_full_scan = 0;
 
 /*
@@ -228,6 +231,24 @@ sabot_refill_is_due(void)
 }
 
 /*
+ * sabot_refill_is_overdue - as sabot_refill_is_due, cheap enough to be asked
+ * before every job
+ *
+ * Jobs that become due must not wait until all others are done.
+ */
+bool
+sabot_refill_is_overdue(void)
+{
+	static TimestampTz last_check = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(last_check, now, BUSY_CHECK_MS))
+		return false;
+	last_check = now;
+	return sabot_refill_is_due();
+}
+
+/*
  * sabot_refill_all - look for everything our pair could run
  *
  * To be called in no transaction.
@@ -251,5 +272,6 @@ sabot_refill_all(void)
 		if (!sabot_ready_is_stocked(queue))
 			sabot_refill_lane(queue);
 	}
+	sabot_ready_has_read();
 	MemoryContextDelete(context);
 }

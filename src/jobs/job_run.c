@@ -41,6 +41,9 @@
 /* A job that ignores its timeout is interrupted again so often, in ms. */
 #define TIMEOUT_REPEAT_MS 1000
 
+/* A longer timeout is none, in ms: a thousand years, which cannot overflow. */
+#define FOREVER_MS (INT64CONST(1000) * 365 * SECS_PER_DAY * 1000)
+
 static MemoryContext job_context = NULL;
 static volatile sig_atomic_t timed_out = false;
 
@@ -65,7 +68,7 @@ sabot_run_start_timeout(int64 timeout_ms)
 	static TimeoutId timeout_id = MAX_TIMEOUTS;
 
 	timed_out = false;
-	if (timeout_ms <= 0)
+	if (timeout_ms <= 0 || timeout_ms > FOREVER_MS)
 		return;
 	if (timeout_id == MAX_TIMEOUTS)
 		timeout_id = RegisterTimeout(USER_TIMEOUT, handle_job_timeout);
@@ -276,6 +279,7 @@ attempt(SabotJob *job, List *statements, bool singly, SabotEnd *end,
 		bool		ours;
 
 		/* It may have been interrupted between claim and here. */
+		sabot_agent_accept_interrupts(true);
 		sabot_run_raise_if_interrupted();
 		if (statements == NIL)
 		{
@@ -294,7 +298,7 @@ attempt(SabotJob *job, List *statements, bool singly, SabotEnd *end,
 		MemoryContextSwitchTo(job_context);
 		error = CopyErrorData();
 		disable_all_timeouts(false);
-		QueryCancelPending = false;
+		sabot_agent_accept_interrupts(false);
 		/* While capturing: the error was made for a client to be told. */
 		if (singly || !refused_in_block(job, error))
 			EmitErrorReport();
@@ -303,6 +307,7 @@ attempt(SabotJob *job, List *statements, bool singly, SabotEnd *end,
 	}
 	PG_END_TRY();
 	disable_all_timeouts(false);
+	sabot_agent_accept_interrupts(false);
 	sabot_capture_notices_end();
 	/* Ending a transaction leaves us in TopMemoryContext. */
 	MemoryContextSwitchTo(job_context);

@@ -219,6 +219,8 @@ typedef enum SabotClaim
 extern Size sabot_ready_shmem_size(void);
 extern void sabot_ready_shmem_init(void);
 extern void sabot_ready_join(void);
+extern void sabot_ready_has_read(void);
+extern void sabot_ready_distrust(Oid dbid, Oid roleid);
 extern void sabot_ready_leave(bool interrupted);
 extern void sabot_ready_push(Oid dbid, Oid roleid, const char *queue,
 							 const SabotReady *entry);
@@ -246,6 +248,7 @@ extern void sabot_check_queue_name(const char *queue);
 extern void sabot_refill_lane(const char *queue);
 extern void sabot_refill_all(void);
 extern bool sabot_refill_is_due(void);
+extern bool sabot_refill_is_overdue(void);
 
 /* in job_attempt.c */
 typedef struct SabotOrphan
@@ -311,7 +314,7 @@ extern bool sabot_direct_is_waiting(Oid dbid, Oid roleid);
 extern bool sabot_direct_run_next(void);
 
 /* in job_control.c */
-extern void sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason);
+extern bool sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason);
 
 /* in job_submit.c */
 extern void sabot_check_owner_can_login(Oid roleid);

@@ -68,7 +68,6 @@ typedef struct SabotSlot
 
 	/* current work */
 	int64		work_id;		/* job id, negative for sabot.run, 0 if none */
-	bool		again;			/* was to be begun by another agent, too */
 	uint64		work_tag;		/* what limits count by: the queue's hash */
 	int32		work_attempt;
 	TimestampTz work_start;
@@ -76,6 +75,7 @@ typedef struct SabotSlot
 	int64		interrupt_work;
 	uint32		interrupts_sent;	/* SIGINTs sent through the pool */
 	bool		waiting;		/* its work waits for other work */
+	bool		again;			/* its work was to be begun by another agent */
 	int64		waits_for;		/* which, when waiting */
 	TimestampTz waiting_since;
 
@@ -214,6 +214,7 @@ extern int	MySabotSlot;		/* SABOT_NO_SLOT outside agents */
 extern void sabot_agent_set_source(const SabotWorkSource *source);
 extern const SabotWorkSource *sabot_agent_source(void);
 extern SabotInterrupt sabot_agent_interrupted(void);
+extern void sabot_agent_accept_interrupts(bool accept);
 extern bool sabot_agent_must_leave(void);
 extern bool sabot_agent_authority_changed(void);
 extern void sabot_agent_reset_identity(void);

@@ -66,6 +66,7 @@ static emit_log_hook_type prev_emit_log_hook = NULL;
 static SabotSlot *my_slot = NULL;
 static uint32 interrupts_seen = 0;
 static volatile sig_atomic_t admin_cancel = false;
+static volatile sig_atomic_t accepts_interrupts = false;
 
 static bool authority_changed = false;
 static uint32 my_role_hash;
@@ -95,7 +96,8 @@ sabot_agent_source(void)
  *
  * A signal sent through the pool names its work in the slot; one that comes
  * late, when we have gone on to other work, is none of ours.  Any other
- * SIGINT is pg_cancel_backend() and meant for whatever we do.
+ * SIGINT is pg_cancel_backend() and meant for whatever we do.  What comes
+ * before the work itself begins is found by sabot_agent_interrupted().
  */
 static void
 handle_sigint(SIGNAL_ARGS)
@@ -105,16 +107,32 @@ handle_sigint(SIGNAL_ARGS)
 	if (my_slot->interrupts_sent != interrupts_seen)
 	{
 		interrupts_seen = my_slot->interrupts_sent;
-		if (my_slot->interrupt_work != 0 &&
+		if (accepts_interrupts && my_slot->interrupt_work != 0 &&
 			my_slot->interrupt_work == my_slot->work_id)
 			StatementCancelHandler(postgres_signal_arg);
 	}
 	else if (my_slot->work_id != 0)
 	{
 		admin_cancel = true;
-		StatementCancelHandler(postgres_signal_arg);
+		if (accepts_interrupts)
+			StatementCancelHandler(postgres_signal_arg);
 	}
 	errno = save_errno;
+}
+
+/*
+ * sabot_agent_accept_interrupts - whether interrupts raise errors from now on
+ *
+ * That is to be so while the work itself is done and its errors are caught,
+ * and not while it is read before or recorded after: there an error would be
+ * our agent's end.  One that came too late is dropped.
+ */
+void
+sabot_agent_accept_interrupts(bool accept)
+{
+	accepts_interrupts = accept;
+	if (!accept)
+		QueryCancelPending = false;
 }
 
 /*

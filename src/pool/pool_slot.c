@@ -20,6 +20,7 @@
 
 #include <signal.h>
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -284,10 +285,26 @@ note_started_locked(SabotSlot *slot)
 }
 
 /*
+ * is_one_too_many_locked - whether the pool has more agents than it may have
+ *
+ * Jobs may have waited for others, or sabot.pool_size may have been lowered.
+ */
+static bool
+is_one_too_many_locked(void)
+{
+	int			live;
+	int			limit = sabot_pool_limit_locked(&live);
+
+	for (int i = 0; i < sabot_pool->nslots; i++)
+		live -= sabot_pool->slots[i].stop;
+	return live > limit;
+}
+
+/*
  * sabot_slot_set_idle - our agent has nothing to do
  *
  * Returns false, and changes nothing, if it was asked to leave or woken since
- * it last looked for work.
+ * it last looked for work; or if it is to leave because there are too many.
  */
 bool
 sabot_slot_set_idle(void)
@@ -298,6 +315,11 @@ sabot_slot_set_idle(void)
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	note_started_locked(slot);
 	idle = !slot->stop && !slot->signaled;
+	if (idle && is_one_too_many_locked())
+	{
+		slot->stop = true;
+		idle = false;
+	}
 	if (slot->state == SABOT_SLOT_BUSY)
 		set_state_locked(slot, SABOT_SLOT_IDLE);
 	/* Somebody may be waiting for our place. */
@@ -339,9 +361,14 @@ void
 sabot_slot_note_error(int sqlstate, const char *message)
 {
 	SabotSlot  *slot = &sabot_pool->slots[MySabotSlot];
+	int			len = 0;
 
+	if (message)
+		len = pg_mbcliplen(message, strlen(message), SABOT_ERROR_LEN - 1);
 	slot->sqlstate = sqlstate;
-	strlcpy(slot->error, message ? message : "", SABOT_ERROR_LEN);
+	if (len > 0)
+		memcpy(slot->error, message, len);
+	slot->error[len] = '\0';
 }
 
 /*
@@ -750,7 +777,7 @@ sabot_pool_stop_agents(Oid dbid, Oid roleid)
 }
 
 /*
- * sabot_pool_agents_in - agents of a database, without busy ones unless
+ * sabot_pool_agents_in - other agents of a database, without busy ones unless
  * busy_too
  */
 int
@@ -764,7 +791,7 @@ sabot_pool_agents_in(Oid dbid, bool busy_too)
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
 		if (slot->dbid != dbid || slot->state == SABOT_SLOT_FREE ||
-			slot->state == SABOT_SLOT_LOST)
+			slot->state == SABOT_SLOT_LOST || slot->pid == MyProcPid)
 			continue;
 		if (busy_too || slot->work_id == 0)
 			n++;

@@ -88,18 +88,25 @@ make_way(Oid dbid, bool interrupt_busy)
 }
 
 /*
- * may_create_databases - whether the current role could use a template
+ * may_copy - whether the current role, which does not own a database, could
+ * use it as a template all the same
  */
 static bool
-may_create_databases(void)
+may_copy(Oid dbid)
 {
 	HeapTuple	tuple;
-	bool		result = superuser();
+	bool		result = false;
 
 	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
 	if (HeapTupleIsValid(tuple))
 	{
-		result |= ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(dbid));
+	if (HeapTupleIsValid(tuple))
+	{
+		result &= ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
 		ReleaseSysCache(tuple);
 	}
 	return result;
@@ -117,7 +124,7 @@ make_way_for_database(const char *name, bool as_template, bool interrupt_busy)
 	if (!OidIsValid(dbid))
 		return;
 	if (!object_ownercheck(DatabaseRelationId, dbid, GetUserId()) &&
-		!(as_template && may_create_databases()))
+		!(as_template && may_copy(dbid)))
 		return;
 	make_way(dbid, interrupt_busy);
 }

@@ -25,7 +25,7 @@ row_6()
 	took=$(median "${ours[@]}")
 	record 6 '100 jobs of 100 ms, 4 agents' "$(ms "$took")" 'ideal 2500 ms' \
 		"$(short "$(calc "$took / 2500")")" '≤ 1.1 ×' "$took" '<=' 2750
-	share=$(median $(ratios "${ours[*]}" "${theirs[*]}"))
+	share=$(calc "$(median "${ours[@]}") / $(median "${theirs[@]}")")
 	record 6 'the same' "$(ms "$took")" \
 		"psql and a backend forked per job, 4 at a time, $(ms "$(median "${theirs[@]}")")" \
 		"$(short "$share")" '< 1 ×' "$share" '<' 1
@@ -49,7 +49,7 @@ compare_submission()
 		plain+=("$insert")
 		progress "row 7: $1 $submit ms, INSERT $insert ms"
 	done
-	share=$(median $(ratios "${ours[*]}" "${plain[*]}"))
+	share=$(calc "$(median "${ours[@]}") / $(median "${plain[@]}")")
 	record 7 "$1 of 10,000" "$(ms "$(median "${ours[@]}")")" \
 		"INSERT … SELECT of the same rows, $(ms "$(median "${plain[@]}")")" \
 		"$(short "$share")" '≤ 1.5 ×' "$share" '<=' 1.5

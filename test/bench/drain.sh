@@ -72,7 +72,7 @@ claim()
 
 	pair=$(sql postgres -c "SELECT format('owner = %s AND home = %s',
 		'bench'::regrole::oid, sabot.home())")
-	echo "next AS (SELECT * FROM equal_job
+	echo "next AS (SELECT job_id, params FROM equal_job
 		WHERE $pair AND queue = 'bench' AND state = 'queued'
 		ORDER BY owner, home, queue, (-priority), job_id
 		LIMIT $1 FOR UPDATE SKIP LOCKED)"
@@ -138,7 +138,7 @@ compare_drains()
 		best=("${moved[@]}")
 		name='pgbench, moving to history'
 	fi
-	share=$(median $(ratios "${ours[*]}" "${best[*]}"))
+	share=$(calc "$(median "${ours[@]}") / $(median "${best[@]}")")
 	record "$1" "$2" "$(per_s "$(median "${ours[@]}")")" \
 		"$name $(per_s "$(median "${best[@]}")")" "$(short "$share")" \
 		"≥ $4" "$share" '>=' "$4"

@@ -83,7 +83,7 @@ head_rate()
 }
 
 # held_rates JOBS - while a snapshot is held, drain ten times as many jobs, that
-# wait all at once; prints the rates of the first tenth, of the last, of all
+# wait all at once; prints the rates of the first tenth, the last, and of all
 held_rates()
 {
 	local id ids=() i at
@@ -105,6 +105,7 @@ held_again_rate()
 {
 	local id i at
 
+	empty_tables
 	hold_snapshot
 	for ((i = 0; i < 10; i++)); do
 		read -r _ id < <(enqueue "$1")
@@ -125,60 +126,70 @@ repeat()
 	echo "${values[*]}"
 }
 
-# compare_rates WHAT RATES - a line of row 8
+# compare_rates WHAT RATES EMPTY - a line of row 8: rates against those on an
+# empty queue, measured before and after them
 compare_rates()
 {
 	local share
 
-	share=$(awk "BEGIN { print $(median $2) / $empty }")
+	share=$(calc "$(median $2) / $(median $3)")
 	record 8 "drain, group_commit = $group, $1" "$(per_s "$(median $2)")" \
-		"on an empty queue $(per_s "$empty")" "$(short "$share")" '≥ 0.8' "$share" '>=' 0.8
+		"on an empty queue $(per_s "$(median $3)")" "$(short "$share")" \
+		'≥ 0.8' "$share" '>=' 0.8
 }
 
-# drain_under_load GROUP_COMMIT - row 8 with that many jobs per commit
-drain_under_load()
+# drain_beside_waiting, drain_beside_history, drain_beside_snapshot - what is
+# measured between two measurements of an empty queue; set the variables that
+# are local to drain_under_load
+drain_beside_waiting()
 {
-	local group=$1 empty empties others heads finished tenths lasts=() wholes=()
-	local again i
-
-	agents 2 "$group"
-	empty_tables
-	empties=$(repeat sabot_rate "$jobs")
-	progress "row 8: empty queue: $empties"
-
 	load_waiting "$waiting"
 	others=$(repeat sabot_rate "$jobs")
 	progress "row 8: $waiting others wait: $others"
 	heads=$(repeat head_rate "$jobs")
 	progress "row 8: the first of these: $heads"
-
-	empty_tables
+}
+drain_beside_history()
+{
 	load_history "$history"
 	finished=$(repeat sabot_rate "$jobs")
 	progress "row 8: $history finished: $finished"
+}
+drain_beside_snapshot()
+{
+	local i last whole
 
-	empty_tables
-	empties+=" $(repeat sabot_rate "$jobs")"
-	empty=$(median $empties)
-	progress "row 8: empty queue: $empties"
 	for ((i = 0; i < rounds; i++)); do
 		empty_tables
-		tenths=$(held_rates "$jobs")
-		progress "row 8: snapshot held, first tenth, last, all: $tenths"
-		read -r _ last whole <<<"$tenths"
-		lasts+=("$last")
-		wholes+=("$whole")
+		read -r _ last whole < <(held_rates "$jobs")
+		lasts+=" $last"
+		wholes+=" $whole"
+		progress "row 8: snapshot held: $whole, in the end $last"
 	done
-	empty_tables
-	again=$(held_again_rate "$jobs")
+	again=$(repeat held_again_rate "$jobs")
 	progress "row 8: snapshot held, the tenth time: $again"
+}
 
-	compare_rates "$waiting others waiting" "$others"
-	compare_rates "the first of $waiting" "$heads"
-	compare_rates "$history finished" "$finished"
-	compare_rates "snapshot held, all of $((10 * jobs)) waiting jobs" "${wholes[*]}"
-	compare_rates "their last tenth" "${lasts[*]}"
-	compare_rates "snapshot held, the tenth time $jobs" "$again"
+# drain_under_load GROUP_COMMIT - row 8 with that many jobs per commit
+drain_under_load()
+{
+	local group=$1 others heads finished lasts='' wholes='' again
+	local empty=() kind
+
+	agents 2 "$group"
+	for kind in '' waiting history snapshot; do
+		[ -z "$kind" ] || "drain_beside_$kind"
+		empty_tables
+		empty+=("$(repeat sabot_rate "$jobs")")
+		progress "row 8: empty queue: ${empty[-1]}"
+	done
+	compare_rates "$waiting others waiting" "$others" "${empty[*]:0:2}"
+	compare_rates "the first of $waiting" "$heads" "${empty[*]:0:2}"
+	compare_rates "$history finished" "$finished" "${empty[*]:1:2}"
+	compare_rates "snapshot held, all of $((10 * jobs)) waiting jobs" "$wholes" \
+		"${empty[*]:2:2}"
+	compare_rates 'their last tenth' "$lasts" "${empty[*]:2:2}"
+	compare_rates "snapshot held, the tenth time $jobs" "$again" "${empty[*]:2:2}"
 	empty_tables
 }
 

@@ -101,13 +101,6 @@ least()
 	printf '%s\n' "$@" | sort -g | head -n 1
 }
 
-# ratios A B - the quotients of two lists of values, pair by pair
-ratios()
-{
-	paste -d ' ' <(tr ' ' '\n' <<<"$1") <(tr ' ' '\n' <<<"$2") |
-		awk '{ printf "%s%.4g", (NR > 1 ? " " : ""), $1 / $2 }'
-}
-
 # ms, per_s VALUE - a value with its unit
 ms()
 {

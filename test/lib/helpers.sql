@@ -48,7 +48,7 @@ END $$;
 CREATE FUNCTION pg_temp.outcome(id bigint, OUT state sabot.job_state,
 	OUT attempt integer, OUT tag text, OUT rows bigint, OUT code text,
 	OUT error text)
-	LANGUAGE plpgsql AS $$
+	LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 BEGIN
 	PERFORM pg_temp.finish(id);
 	SELECT j.state, j.attempt, j.command_tag, j.row_count, j.sqlstate, j.error

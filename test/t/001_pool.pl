@@ -167,6 +167,29 @@ foreach my $db (qw(postgres app))
 }
 set_conf($node, 'sabot.pool_size' => 4);
 
+# What becomes due is not held up by other work that waits
+
+sql($node, q{SELECT sabot.submit_job_each('SELECT pg_sleep(0.01)',
+	(SELECT jsonb_agg('[]'::jsonb) FROM generate_series(1, 1500)))},
+	user => 'alice');
+poll($node, "SELECT count(*) FROM sabot.agent_status WHERE role = 'alice' AND jobs_done > 10",
+	'4', 'all agents are at work');
+$job = submit(
+	$node,
+	'SELECT 1',
+	user => 'alice',
+	args => "priority => 1, run_after => clock_timestamp() + interval '0.1 s'");
+ends($node, $job, 'completed', 'a job that was due later');
+cmp_ok(
+	sql($node,
+		"SELECT count(*) FROM sabot.job_status WHERE finished_at IS NULL OR"
+		  . " finished_at > (SELECT finished_at FROM sabot.job_status WHERE job_id = $job)"
+	),
+	'>', 100,
+	'was done before most of the others');
+poll($node, 'SELECT count(*) FROM sabot.job_status WHERE finished_at IS NULL',
+	'0', 'the others are done too');
+
 # Settings and authority
 
 # seen(ROLE, SETTING) - test that a new agent of the role has the setting now

@@ -1,0 +1,90 @@
+# A standby does nothing; promoted, it does what waits.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use SabotTest;
+use Test::More;
+
+my $primary = new_node(
+	'primary',
+	"max_prepared_transactions = 10\n",
+	init => [ allows_streaming => 1 ]);
+sql($primary, 'CREATE TABLE effect (name text); CREATE TABLE gate (name text)');
+$primary->backup('backup');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($primary, 'backup', has_streaming => 1);
+$standby->start;
+
+my $sabots =
+  "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'sabot%'";
+
+my $job = submit($primary, "INSERT INTO effect VALUES ('before')");
+ends($primary, $job, 'completed', 'the primary works');
+$primary->wait_for_catchup($standby);
+is(job($standby, $job, 'state'), 'completed',
+	'views can be read on the standby');
+is(sql($standby, $sabots), '0', 'nothing of sabot runs on the standby');
+sql_fails($standby, "SELECT sabot.submit_job('SELECT 1')",
+	qr/ERROR:  25006/, 'submit on the standby');
+sql_fails($standby, 'SELECT sabot.start_agents(1)',
+	qr/ERROR:  \w+: .*recovery/, 'start_agents on the standby');
+sql_fails($standby, "SELECT sabot.run('SELECT 1')",
+	qr/ERROR:  \w+: .*recovery/, 'run on the standby');
+
+# What is there when the primary is lost: a job in progress, one that is
+# prepared, jobs that wait for an agent, and one for later.
+
+sql($primary, "INSERT INTO gate VALUES ('closed')");
+my @running = map
+{
+	submit($primary, "INSERT INTO effect VALUES ('running $_');"
+		  . " SELECT pg_sleep(600) FROM gate")
+} 1 .. 4;
+running($primary, $_) foreach @running;
+my @waiting =
+  map { submit($primary, "INSERT INTO effect VALUES ('waiting $_')") } 1 .. 3;
+my $later = submit($primary, "INSERT INTO effect VALUES ('later')",
+	args => "run_after => clock_timestamp() + interval '0.5 s'");
+my $prepared = sql($primary, <<'SQL');
+BEGIN;
+SELECT sabot.submit_job($$INSERT INTO effect VALUES ('prepared')$$);
+PREPARE TRANSACTION 'one';
+SQL
+sql($primary, 'DELETE FROM gate');
+$primary->wait_for_catchup($standby);
+
+is( sql($standby, 'SELECT DISTINCT state, wait_reason FROM sabot.job_status'
+		  . " WHERE finished_at IS NULL AND job_id <> $later"),
+	'queued|the server is in recovery',
+	'jobs wait on the standby, with that reason');
+is(sql($standby, $sabots), '0', 'still nothing of sabot runs there');
+is(sql($standby, 'SELECT count(*) FROM effect'),
+	'1', 'nor has any job there had an effect');
+
+$primary->stop('immediate');
+$standby->promote;
+
+ends($standby, $_, 'completed', "job $_ in progress on the lost primary")
+  foreach @running;
+ends($standby, $_, 'completed', "job $_ that waited there") foreach @waiting;
+ends($standby, $later, 'completed', 'the job for later');
+sql($standby, "COMMIT PREPARED 'one'");
+ends($standby, $prepared, 'completed', 'the prepared job');
+is(sql($standby, 'SELECT count(*), count(DISTINCT name) FROM effect'),
+	'10|10', 'every job has its effect once');
+is( sql($standby, 'SELECT sum(losses) FROM sabot.job_status'),
+	'0', 'a copy of the server has lost no agents');
+$job = submit($standby, 'SELECT 1');
+ends($standby, $job, 'completed', 'new work is done');
+cmp_ok($job, '>', $prepared, 'with new numbers');
+
+$standby->restart;
+$job = submit($standby, 'SELECT 1');
+ends($standby, $job, 'completed', 'also after a restart');
+
+$standby->stop;
+done_testing();

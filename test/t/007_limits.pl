@@ -1,0 +1,182 @@
+# Servers that cannot run jobs say so; submitting is part of the transaction,
+# prepared ones too.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use PostgreSQL::Test::Utils;
+use SabotTest;
+use Test::More;
+
+# Not preloaded
+
+my $plain = new_node('plain', "shared_preload_libraries = ''\n", no_start => 1);
+$plain->start;
+my ($status, $out, $err) = try_sql($plain, 'CREATE EXTENSION sabot');
+is($status, 0, 'CREATE EXTENSION without preload');
+like($err, qr/WARNING:.*sabot is not loaded/, 'warns');
+like($err, qr/HINT:.*shared_preload_libraries/, 'says what to do');
+my $not_loaded = qr/ERROR:  55000: sabot is not loaded.*HINT:.*shared_preload_libraries/s;
+foreach my $command (
+	"SELECT sabot.submit_job('SELECT 1')",
+	"SELECT sabot.submit_jobs('{SELECT 1}')",
+	"SELECT sabot.submit_job_each('SELECT \$1::int', '[[1]]')",
+	"SELECT sabot.run('SELECT 1')",
+	'CALL sabot.wait_for_job(1)',
+	'SELECT sabot.start_agents()',
+	'SELECT sabot.stop_agents()')
+{
+	sql_fails($plain, $command, $not_loaded, "without preload: $command");
+}
+foreach my $view (qw(job_status job_task job_attempt agent_status queue_status
+	job_progress))
+{
+	is(sql($plain, "SELECT count(*) FROM sabot.$view"),
+		'0', "without preload: $view is empty");
+}
+is(sql($plain, 'SELECT agents, slots FROM sabot.pool_status'),
+	'0|0', 'without preload: no pool');
+like(
+	sql($plain,
+		"SELECT advice FROM sabot.check() WHERE subject = 'preload' AND NOT ok"),
+	qr/shared_preload_libraries/,
+	'without preload: sabot.check() says what to do');
+is( sql($plain,
+		'CREATE TABLE t AS SELECT generate_series(1, 1000) AS i; DELETE FROM t WHERE i > 10; SELECT sum(i) FROM t'
+	),
+	'55',
+	'without preload: queries are fine');
+sql($plain, 'CREATE DATABASE other; DROP DATABASE other; DROP EXTENSION sabot');
+$plain->stop;
+
+# No room for agents
+
+my $small = new_node('small', "max_worker_processes = 4\n");
+my $job = submit($small, 'SELECT 1');
+poll($small, "SELECT state, wait_reason FROM sabot.job_status WHERE job_id = $job",
+	'queued|no background worker slot: raise max_worker_processes',
+	'max_worker_processes = 4: work waits, and says why');
+$small->wait_for_log(qr/no background worker slot/);
+my $second = submit($small, 'SELECT 1');
+is(sql($small, 'SELECT capacity, slots FROM sabot.pool_status'),
+	'0|0', 'the pool has no slots');
+like(
+	sql($small,
+		"SELECT advice FROM sabot.check() WHERE subject = 'worker processes' AND NOT ok"
+	),
+	qr/max_worker_processes/,
+	'sabot.check() says what to raise');
+sql_fails($small, "SELECT sabot.run('SELECT 1')",
+	qr/ERROR:  53000: .*HINT:.*max_worker_processes/s, 'run');
+$small->stop;
+my $warnings = () = slurp_file($small->logfile) =~ /could not start an agent: no background worker slot/g;
+is($warnings, 1, 'the log says it once');
+like(slurp_file($small->logfile), qr/HINT:.*max_worker_processes/,
+	'and what to raise');
+$small->append_conf('postgresql.conf', 'max_worker_processes = 6');
+$small->start;
+ends($small, $_, 'completed', 'with more worker processes the work is done')
+  foreach ($job, $second);
+is(sql($small, 'SELECT capacity FROM sabot.pool_status'),
+	'2', 'four worker processes are left to others');
+is(sql($small, 'SELECT sabot.start_agents(4)'),
+	'2', 'start_agents says how many it can have');
+poll($small, 'SELECT agents, slots FROM sabot.pool_status',
+	'2|2', 'and there are no more');
+$small->append_conf('postgresql.conf', 'sabot.pool_size = 0');
+$small->restart;
+$job = submit($small, 'SELECT 1');
+is(job($small, $job, 'wait_reason'), 'sabot.pool_size is 0', 'pool_size 0');
+set_conf($small, 'sabot.pool_size' => 1);
+ends($small, $job, 'completed', 'pool_size follows a reload');
+$small->stop;
+
+# Transactions
+
+my $node = new_node('transactions');
+sql($node, 'CREATE TABLE effect (name text)');
+
+# have(NAME) - SQL that submits a job with that effect
+sub have
+{
+	return "SELECT sabot.submit_job(\$\$INSERT INTO effect VALUES ('$_[0]')\$\$);\n";
+}
+
+# later_work(MESSAGE) - what was submitted later has been done
+sub later_work
+{
+	my ($message) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return ends($node, submit($node, 'SELECT 1'), 'completed', $message);
+}
+
+sql($node, 'BEGIN;' . have('rolled back') . 'ROLLBACK');
+sql($node,
+	    'BEGIN; SAVEPOINT s;'
+	  . have('savepoint')
+	  . 'ROLLBACK TO s;'
+	  . have('kept')
+	  . 'SAVEPOINT t;'
+	  . have('released')
+	  . 'RELEASE t; COMMIT');
+try_sql($node, 'BEGIN;' . have('error') . 'SELECT 1/0; COMMIT');
+my $session = user_session($node);
+$session->query_safe('BEGIN;' . have('lost'));
+sql($node, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+	  . " WHERE state = 'idle in transaction'");
+poll($node, 'SELECT count(*) FROM sabot.job_status WHERE finished_at IS NULL',
+	'0', 'all is done');
+is( sql($node, "SELECT string_agg(name, ' ' ORDER BY name) FROM effect"),
+	'kept released',
+	'what was rolled back leaves no trace: effects');
+is(sql($node, 'SELECT count(*) FROM sabot.job_status'),
+	'2', 'what was rolled back leaves no trace: jobs');
+$session->{run}->kill_kill;
+
+# Prepared ones
+
+foreach my $name ('committed', 'aborted', 'restarted')
+{
+	sql($node, 'BEGIN;' . have($name) . have($name)
+		  . "SELECT sabot.submit_job_each('SELECT \$1::int', '[[1],[2]]');"
+		  . "PREPARE TRANSACTION '$name'");
+}
+later_work('other work goes on');
+is( sql($node, "SELECT count(*) FROM effect WHERE name IN ('committed', 'aborted')"),
+	'0',
+	'a prepared submit is none yet');
+sql($node, "COMMIT PREPARED 'committed'");
+poll($node, "SELECT count(*) FROM effect WHERE name = 'committed'",
+	'2', 'its jobs run after COMMIT PREPARED');
+sql($node, "ROLLBACK PREPARED 'aborted'");
+later_work('other work goes on');
+$node->restart;
+later_work('other work goes on after a restart');
+is(sql($node, "SELECT count(*) FROM effect WHERE name = 'restarted'"),
+	'0', 'a prepared submit is none yet');
+sql($node, "COMMIT PREPARED 'restarted'");
+poll($node, "SELECT count(*) FROM effect WHERE name = 'restarted'",
+	'2', 'COMMIT PREPARED after a restart');
+
+# Its turn comes although other work never ends.
+
+sql($node, 'BEGIN;' . have('among others') . "PREPARE TRANSACTION 'late'");
+sql($node, q{SELECT sabot.submit_job_each('SELECT pg_sleep(0.01)',
+	(SELECT jsonb_agg('[]'::jsonb) FROM generate_series(1, 1500)))});
+poll($node, 'SELECT count(*) FROM sabot.agent_status WHERE jobs_done > 10',
+	'4', 'all agents are at work');
+sql($node, "COMMIT PREPARED 'late'");
+poll($node, "SELECT count(*) FROM effect WHERE name = 'among others'",
+	'1', 'COMMIT PREPARED while all agents are at work');
+cmp_ok(sql($node, 'SELECT waiting FROM sabot.queue_status'),
+	'>', 0, 'they still are');
+
+is( sql($node, "SELECT count(*) FROM effect WHERE name = 'aborted'"),
+	'0', 'ROLLBACK PREPARED leaves no trace');
+is( sql($node, 'SELECT count(*) FROM pg_prepared_xacts'),
+	'0', 'nothing is left over');
+
+$node->stop;
+done_testing();
