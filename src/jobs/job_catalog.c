@@ -27,6 +27,7 @@
 #include "common/hashfn.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -45,6 +46,7 @@ static const char *const state_labels[SABOT_JOB_NSTATES] = {
 
 static SabotCatalog catalog;
 static bool catalog_valid = false;
+static bool catalog_invalidated;	/* since loading it began */
 
 /*
  * forget_catalog - relcache callback: our tables may have changed
@@ -52,8 +54,10 @@ static bool catalog_valid = false;
 static void
 forget_catalog(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == catalog.job)
-		catalog_valid = false;
+	if (relid != InvalidOid && relid != catalog.job)
+		return;
+	catalog_valid = false;
+	catalog_invalidated = true;
 }
 
 /*
@@ -152,7 +156,16 @@ sabot_catalog(bool missing_ok)
 
 	AcceptInvalidationMessages();
 	if (!catalog_valid)
-		catalog_valid = load_catalog();
+	{
+		bool		loaded;
+
+		do
+		{
+			catalog_invalidated = false;
+			loaded = load_catalog();
+		} while (loaded && catalog_invalidated);
+		catalog_valid = loaded;
+	}
 	if (catalog_valid)
 		return &catalog;
 	if (!missing_ok)
@@ -210,6 +223,10 @@ sabot_own_start_transaction(SabotOwn *own)
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	sabot_own_begin(own);
+	/* Nobody could do anything about a lock that sabot does not get. */
+	if (LockTimeout != 0)
+		(void) set_config_option("lock_timeout", "0", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 /*

@@ -266,6 +266,7 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 
 	if (!found.open)
 		PG_RETURN_BOOL(false);
+	PreventCommandIfReadOnly("sabot.resume_job()");
 	refuse_copied(job_id, &found);
 	SPI_connect();
 	sabot_own_begin(&own);
@@ -300,6 +301,7 @@ sabot_retry_job(PG_FUNCTION_ARGS)
 
 	if (found.open || strcmp(found.state, "completed") == 0)
 		PG_RETURN_BOOL(false);
+	PreventCommandIfReadOnly("sabot.retry_job()");
 	refuse_copied(job_id, &found);
 	SPI_connect();
 	sabot_own_begin(&own);
@@ -316,7 +318,7 @@ sabot_retry_job(PG_FUNCTION_ARGS)
 					  " keep_rows, submitted_at, retry_delay, timeout, command, params, settings,"
 					  " dedup_key, notify, depends_on, on_failure"
 					  " FROM sabot.job_history WHERE job_id = $1"
-					  " ON CONFLICT (owner, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
+					  " ON CONFLICT (owner, home, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
 					  " RETURNING job_id, priority, queue, owner, NULL::timestamptz",
 					  2, types, values, NULL, 0);
 	else
@@ -363,6 +365,8 @@ sabot_adopt_jobs(PG_FUNCTION_ARGS)
 								  " state = CASE WHEN j.run_after > clock_timestamp() THEN 'scheduled'"
 								  " ELSE 'queued' END::sabot.job_state"
 								  " FROM pg_roles r WHERE r.rolname = j.owner_name AND j.home <> $1"
+								  " AND NOT EXISTS (SELECT FROM sabot.job o WHERE o.owner = r.oid"
+								  " AND o.home = $1 AND o.queue = j.queue AND o.dedup_key = j.dedup_key)"
 								  " RETURNING j.job_id, j.priority, j.queue, j.owner,"
 								  " CASE WHEN j.state = 'scheduled' THEN j.run_after END",
 								  1, types, values, NULL, 0));
@@ -372,7 +376,8 @@ sabot_adopt_jobs(PG_FUNCTION_ARGS)
 	SPI_finish();
 	if (left > 0)
 		ereport(WARNING,
-				(errmsg("%d copied jobs have owners that do not exist here", left),
-				 errhint("Create the roles and use sabot.adopt_jobs() again.")));
+				(errmsg("%d copied jobs were left as they are", left),
+				 errdetail("Their owners do not exist here, or have an unfinished job with the same dedup_key."),
+				 errhint("Create the roles, or wait for these jobs, and use sabot.adopt_jobs() again.")));
 	PG_RETURN_INT64(adopted);
 }

@@ -29,6 +29,9 @@
 /* The first delay of retries that are not counted, in ms. */
 #define FREE_RETRY_MS 20
 
+/* SQLSTATE of the FATAL error that transaction_timeout raises since 17. */
+#define TRANSACTION_TIMEOUT MAKE_SQLSTATE('2', '5', 'P', '0', '4')
+
 /* No delay is longer, in ms: a day. */
 #define MAX_DELAY_MS (INT64CONST(24) * 3600 * 1000)
 
@@ -328,6 +331,7 @@ settle_lost(const SabotJob *job, const SabotOrphan *orphan, SabotEnd *end)
 	if (obey_signal(job, end))
 		return;
 	if (end->losses >= sabot_max_crashes ||
+		orphan->sqlstate == TRANSACTION_TIMEOUT ||
 		(!end->atomic && orphan->attempt >= job->max_attempts))
 		fail_lost(job, end, orphan);
 	else

@@ -503,6 +503,7 @@ commit_group(void)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(caller);
+		sabot_agent_accept_interrupts(false);
 		EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();

@@ -40,18 +40,19 @@ PG_FUNCTION_INFO_V1(sabot_purge);
 static int
 purge_step(TimestampTz before, Oid role)
 {
-	Oid			types[] = {TIMESTAMPTZOID, OIDOID, BOOLOID};
+	Oid			types[] = {TIMESTAMPTZOID, OIDOID, BOOLOID, INT8OID};
 	Datum		values[] = {TimestampTzGetDatum(before),
-	ObjectIdGetDatum(role), BoolGetDatum(!OidIsValid(role))};
+		ObjectIdGetDatum(role), BoolGetDatum(!OidIsValid(role)),
+	Int64GetDatum(sabot_catalog(false)->home)};
 
 	return sabot_spi("WITH d AS (DELETE FROM sabot.job_history WHERE job_id IN"
 					 " (SELECT h.job_id FROM sabot.job_history h WHERE h.finished_at < $1"
-					 " AND ($3 OR pg_has_role($2, h.owner, 'USAGE'))"
+					 " AND ($3 OR (h.home = $4 AND pg_has_role($2, h.owner, 'USAGE')))"
 					 " ORDER BY h.finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
 					 " RETURNING job_id), l AS ("
 					 "DELETE FROM sabot.job_attempt_log WHERE job_id IN (SELECT job_id FROM d))"
 					 " SELECT job_id FROM d",
-					 3, types, values, NULL, 0);
+					 4, types, values, NULL, 0);
 }
 
 /*
@@ -103,6 +104,7 @@ sabot_purge(PG_FUNCTION_ARGS)
 	int64		total = 0;
 	int			n;
 
+	PreventCommandIfReadOnly("sabot.purge()");
 	if (sabot_interval_ms(older_than) < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -570,8 +570,9 @@ sabot_ready_claim(SabotReady *entry, char *queue)
 		break;
 	}
 	LWLockRelease(ready->lock);
+	/* What has been taken is still part of the demand. */
 	if (more > 0)
-		sabot_pool_more_work(MyDatabaseId, my_roleid, more);
+		sabot_pool_more_work(MyDatabaseId, my_roleid, more + 1);
 	return result;
 }
 

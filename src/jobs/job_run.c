@@ -126,6 +126,7 @@ load_job(int64 job_id, bool *must_leave)
 	SabotJob   *job;
 
 	StartTransactionCommand();
+	XactIsoLevel = XACT_READ_COMMITTED; /* waits for no safe snapshot */
 	*must_leave = sabot_agent_authority_changed();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	old = MemoryContextSwitchTo(job_context);

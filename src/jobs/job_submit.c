@@ -86,7 +86,7 @@ static const Oid batch_types[NPARAMS] = {
 
 static const char insert_unless_there[] =
 INSERT_INTO "VALUES (" COMMON_VALUES ", $18, $19)"
-" ON CONFLICT (owner, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
+" ON CONFLICT (owner, home, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
 " RETURNING job_id";
 static const char insert_commands[] =
 INSERT_INTO "SELECT " COMMON_VALUES ", c.command, $19"
@@ -452,16 +452,17 @@ insert_row(Submission *s)
 static int64
 find_duplicate(Submission *s)
 {
-	Oid			types[] = {OIDOID, TEXTOID, TEXTOID};
-	Datum		values[] = {s->values[P_OWNER], s->values[P_QUEUE], s->values[P_DEDUP_KEY]};
+	Oid			types[] = {OIDOID, TEXTOID, TEXTOID, INT8OID};
+	Datum		values[] = {s->values[P_OWNER], s->values[P_QUEUE],
+	s->values[P_DEDUP_KEY], s->values[P_HOME]};
 	SabotOwn	own;
 	int64		job_id = 0;
 
 	SPI_connect();
 	sabot_own_begin(&own);
 	if (sabot_spi("SELECT job_id FROM sabot.job"
-				  " WHERE owner = $1 AND queue = $2 AND dedup_key = $3",
-				  3, types, values, NULL, 1) > 0)
+				  " WHERE owner = $1 AND queue = $2 AND dedup_key = $3 AND home = $4",
+				  4, types, values, NULL, 1) > 0)
 	{
 		bool		isnull;
 

@@ -73,7 +73,7 @@ CREATE INDEX job_ready_idx ON job (owner, home, queue, (-priority), job_id)
 	WHERE state = 'queued';
 CREATE INDEX job_due_idx ON job (owner, home, run_after)
 	WHERE state = 'scheduled';
-CREATE UNIQUE INDEX job_dedup_idx ON job (owner, queue, dedup_key)
+CREATE UNIQUE INDEX job_dedup_idx ON job (owner, home, queue, dedup_key)
 	WHERE dedup_key IS NOT NULL;
 CREATE INDEX job_parent_idx ON job (parent_id) WHERE parent_id IS NOT NULL;
 
