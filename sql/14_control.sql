@@ -188,7 +188,7 @@ SELECT state, code, error FROM pg_temp.outcome(:id);
 SELECT sabot.submit_job('INSERT INTO effects VALUES (10)', queue => 'last') AS last FROM sabot.pause_queue('last') \gset
 SELECT sabot.submit_job_each('CALL sabot.wait_for_job($1)', jsonb_agg(jsonb_build_array(:last))) AS ids
 	FROM generate_series(1, 6) \gset
-SELECT pg_temp.await('(SELECT waiting >= 4 FROM sabot.pool_status)');
+SELECT pg_temp.await('(SELECT waiting = 6 FROM sabot.pool_status)');
 SELECT sabot.resume_queue('last');
 CALL sabot.wait_for_jobs(:'ids');
 SELECT count(*) FROM effects WHERE n = 10;

@@ -65,7 +65,7 @@ RESET work_mem;
 -- Nothing is left from call to call.
 SELECT * FROM sabot.run('CREATE TEMP TABLE x (); SET work_mem = ''78kB''; SELECT 1 AS ok FROM pg_advisory_lock(16)');
 SELECT * FROM sabot.run('SELECT to_regclass(''pg_temp.x'') AS temp_table, current_setting(''work_mem'') = ''78kB'' AS work_mem');
-SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 16;
+SELECT pg_temp.await('NOT EXISTS (SELECT FROM pg_locks WHERE locktype = ''advisory'' AND objid = 16)');
 -- Calls can be nested, and many at once in one query.
 SELECT * FROM sabot.run($$SELECT sabot.run('SELECT 42 AS answer') AS inner$$);
 SELECT sum((r->>'g')::int) FROM generate_series(1, 50) AS g, sabot.run('SELECT $1::int AS g', jsonb_build_array(g)) AS r;

@@ -81,6 +81,8 @@ run_next(void)
 				if (!sabot_refill_is_due())
 				{
 					sabot_pool_no_work(MyDatabaseId, GetSessionUserId(), wake_seq);
+					if (sabot_ready_is_held())
+						sabot_pool_hold(MyDatabaseId, GetSessionUserId());
 					sabot_purge_if_due();
 					return false;
 				}

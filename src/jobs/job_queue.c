@@ -147,6 +147,27 @@ sabot_queue_blocked_locked(Oid dbid, const char *queue)
 }
 
 /*
+ * sabot_queue_room_locked - how many jobs of a queue may start now at most
+ *
+ * The lock of the ready jobs must be held.
+ */
+int
+sabot_queue_room_locked(Oid dbid, const char *queue)
+{
+	QueueEntry *entry = queues->nentries > 0 ?
+	find_queue_locked(dbid, queue) : NULL;
+
+	if (entry == NULL)
+		return INT_MAX;
+	if (entry->paused)
+		return 0;
+	if (entry->max_running <= 0)
+		return INT_MAX;
+	return Max(0, entry->max_running -
+			   sabot_pool_running_with_tag(dbid, sabot_queue_tag(queue)));
+}
+
+/*
  * sabot_queue_is_limited_locked - whether a queue has a limit
  *
  * The lock of the ready jobs must be held.

@@ -565,7 +565,9 @@ sabot_ready_claim(SabotReady *entry, char *queue)
 		if (!sabot_pool_begin_work(entry->job_id, sabot_queue_tag(lane->queue)))
 			continue;
 		strlcpy(queue, lane->queue, NAMEDATALEN);
-		more = sabot_queue_is_limited_locked(lane->dbid, queue) ? 0 : lane->nentries;
+		if (lane->nentries > 0)
+			more = Min(lane->nentries,
+					   sabot_queue_room_locked(lane->dbid, queue));
 		result = SABOT_CLAIM_TAKEN;
 		break;
 	}
@@ -574,6 +576,27 @@ sabot_ready_claim(SabotReady *entry, char *queue)
 	if (more > 0)
 		sabot_pool_more_work(MyDatabaseId, my_roleid, more + 1);
 	return result;
+}
+
+/*
+ * sabot_ready_is_held - whether our pair has jobs that wait for their queue
+ */
+bool
+sabot_ready_is_held(void)
+{
+	bool		held = false;
+
+	LWLockAcquire(ready->lock, LW_SHARED);
+	for (int i = 0; i < ready->nlanes && !held; i++)
+	{
+		ReadyLane  *lane = &ready->lanes[i];
+
+		held = lane->dbid == MyDatabaseId && lane->roleid == my_roleid &&
+			!is_empty_locked(lane) &&
+			sabot_queue_blocked_locked(lane->dbid, lane->queue);
+	}
+	LWLockRelease(ready->lock);
+	return held;
 }
 
 /*

@@ -220,6 +220,7 @@ extern Size sabot_ready_shmem_size(void);
 extern void sabot_ready_shmem_init(void);
 extern void sabot_ready_join(void);
 extern void sabot_ready_has_read(void);
+extern bool sabot_ready_is_held(void);
 extern void sabot_ready_distrust(Oid dbid, Oid roleid);
 extern void sabot_ready_leave(bool interrupted);
 extern void sabot_ready_push(Oid dbid, Oid roleid, const char *queue,
@@ -238,6 +239,7 @@ extern void sabot_queue_shmem_init(LWLock *lock);
 extern uint64 sabot_queue_tag(const char *queue);
 extern bool sabot_queue_blocked_locked(Oid dbid, const char *queue);
 extern bool sabot_queue_is_limited(Oid dbid, const char *queue);
+extern int	sabot_queue_room_locked(Oid dbid, const char *queue);
 extern bool sabot_queue_is_limited_locked(Oid dbid, const char *queue);
 extern void sabot_queue_load(void);
 extern void sabot_queue_changed(const char *queue, bool paused,

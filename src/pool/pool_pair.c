@@ -37,6 +37,7 @@ typedef struct PairAgents
 {
 	int			all;			/* that will not leave by themselves */
 	int			available;		/* of these, idle or starting */
+	int			waiting;		/* of these, whose work waits for other work */
 	int			stopping;		/* on their way out */
 } PairAgents;
 
@@ -97,6 +98,7 @@ count_agents_locked(const SabotPairKey *key)
 			count.stopping++;
 		else
 			count.all++;
+		count.waiting += !slot->stop && slot->waiting;
 		if (!slot->stop && (slot->state == SABOT_SLOT_IDLE ||
 							slot->state == SABOT_SLOT_STARTING))
 			count.available++;
@@ -689,6 +691,9 @@ missing_agents_locked(SabotPair *pair, PairAgents *agents, TimestampTz now,
 		pair->wanted = 0;
 	missing = Max(pair->demand - agents->available,
 				  Max(pair->wanted, pair->keep) - agents->all);
+	/* What all of them wait for may be there without a wake: one has to look. */
+	if (agents->all > 0 && agents->waiting == agents->all)
+		missing = Max(missing, 1);
 	/* A pair that is given up, but not forgiven, is still tried at times. */
 	if (missing <= 0 || is_barred_locked(pair->key.dbid))
 		return 0;
