@@ -20,6 +20,7 @@ SELECT sabot.cancel_job(:queued) AS queued, sabot.cancel_job(:scheduled) AS sche
 	sabot.cancel_job(:running) AS running, sabot.cancel_job(:finished) AS finished;
 SELECT (pg_temp.outcome(id)).* FROM unnest(ARRAY[:queued, :scheduled, :running, :finished]) AS id;
 SELECT sabot.cancel_job(:running) AS again;
+SELECT sabot.resume_queue('held');
 SELECT count(*) AS effects FROM effects;
 -- One that catches everything is canceled all the same, before it commits.
 SELECT sabot.submit_job($$DO 'BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN INSERT INTO control.effects VALUES (2); END'$$) AS id \gset

@@ -354,6 +354,10 @@ BEGIN ATOMIC
 			pg_is_in_recovery() AS in_recovery
 		FROM pool_counters()),
 	q AS MATERIALIZED (SELECT * FROM queue_status),
+	-- A role or database that is gone has no name, and needs no agents.
+	unable AS MATERIALIZED (
+		SELECT * FROM pair_failures()
+		WHERE role IS NOT NULL AND database IS NOT NULL),
 	other AS MATERIALIZED (
 		SELECT count(*)::integer AS taken
 		FROM pg_stat_activity
@@ -422,10 +426,10 @@ BEGIN ATOMIC
 			format('agents of role %I cannot start in database %I: %s',
 				f.role, f.database, f.error),
 			'Correct the cause; waiting jobs fail with this error after 5 tries.'
-		FROM pair_failures() AS f
+		FROM unable AS f
 		UNION ALL
 		SELECT 7, 'agents', true, 'no agent failed to start', NULL
-		WHERE NOT EXISTS (SELECT FROM pair_failures())
+		WHERE NOT EXISTS (SELECT FROM unable)
 		UNION ALL
 		SELECT 8, 'copied jobs', sum(copied) IS NULL OR sum(copied) = 0,
 			format('jobs copied from another database: %s',

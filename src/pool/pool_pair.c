@@ -374,8 +374,8 @@ sabot_pool_more_work(Oid dbid, Oid roleid, int n)
 }
 
 /*
- * sabot_pool_hold - a pair without agents has work that waits for something,
- * see sabot_pool_wake_all()
+ * sabot_pool_hold - a pair has work that no agent may take now; when that has
+ * changed, sabot_pool_wake_all() is to start one
  */
 void
 sabot_pool_hold(Oid dbid, Oid roleid)

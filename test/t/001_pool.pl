@@ -327,8 +327,38 @@ is(job($node, $job, 'state, wait_reason'),
 $node->restart;
 is(job($node, $job, 'state, wait_reason'),
 	'queued|sabot.enabled is off', 'sabot.enabled off: after a restart too');
+my @many = map { submit($node, 'SELECT pg_sleep(600)') } 1 .. 5;
 set_conf($node, 'sabot.enabled' => 'on');
 ends($node, $job, 'completed', 'sabot.enabled on: work goes on');
+
+# As many agents as there may be, whoever found the work
+
+my $running = "SELECT count(*) FROM sabot.job_status WHERE state = 'running'";
+poll($node, $running, '4', 'on all agents');
+$node->restart;
+poll($node, $running, '4', 'on all agents after a restart');
+sql($node, "SELECT sabot.cancel_job($_)") foreach @many;
+poll($node, $running, '0', 'all are canceled');
+is(sql($node, 'SELECT sabot.start_agents(1)'), '4', 'idle agents are there');
+sql($node, 'SELECT sabot.stop_agents()');
+poll($node, 'SELECT agents FROM sabot.pool_status', '0', 'they leave');
+$busy = submit($node, 'SELECT pg_sleep(600)');
+running($node, $busy);
+sql($node, q{SELECT sabot.pause_queue('held'), sabot.set_queue_limit('two', 2)});
+push @many, map {
+	submit($node, 'SELECT pg_sleep(600)', args => "queue => '$_'")
+} qw(held held two two two);
+poll($node, $running, '3', 'two more may run');
+poll($node,
+	"SELECT string_agg(DISTINCT wait_reason, ' and ' ORDER BY wait_reason)"
+	  . " FROM sabot.job_status WHERE state = 'queued'",
+	'queue "held" is paused and queue "two" is at its limit of 2',
+	'the others wait');
+sql($node, q{SELECT sabot.resume_queue('held')});
+poll($node, $running, '4', 'a resumed queue: on another agent');
+sql($node, "SELECT sabot.cancel_job($_)") foreach @many, $busy;
+poll($node, 'SELECT count(*) FROM sabot.job_status WHERE finished_at IS NULL',
+	'0', 'all are canceled');
 
 $node->stop;
 done_testing();

@@ -17,7 +17,7 @@ use Time::HiRes qw(sleep);
 
 my $seed = $ENV{SABOT_SEED} || 20240229;
 my $long = ($ENV{SABOT_TORTURE} || '') eq 'long';
-my $nevents = $ENV{SABOT_TORTURE_EVENTS} || ($long ? 250 : 24);
+my $nevents = $ENV{SABOT_TORTURE_EVENTS} || ($long ? 250 : 30);
 
 diag("SABOT_SEED=$seed SABOT_TORTURE_EVENTS=$nevents");
 srand($seed);

@@ -161,11 +161,7 @@ ends($node, $job, 'canceled', 'the job is canceled', db => 'bare');
 # More databases than slots, all made after the start; found after a restart
 
 my @dbs = map { "many$_" } 1 .. 60;
-sql($node, 'CREATE TABLE effect (i int)');
-sql($node, 'ALTER DATABASE bare IS_TEMPLATE true');
 sql($node, "CREATE DATABASE $_ TEMPLATE bare STRATEGY wal_log") foreach @dbs;
-sql($node, "DROP EXTENSION sabot; CREATE EXTENSION sabot", db => $_)
-  foreach @dbs;
 works($_, "database $_ works") foreach @dbs[ 0 .. 7 ];
 
 set_conf($node, 'sabot.enabled' => 'off');
