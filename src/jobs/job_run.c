@@ -266,7 +266,7 @@ refused_in_block(const SabotJob *job, const ErrorData *error)
  * job_context.  No transaction is open afterwards.
  */
 static ErrorData *
-attempt(SabotJob *job, List *statements, bool singly, SabotEnd *end,
+attempt(SabotJob *job, bool ask_singly, SabotEnd *end,
 		TimestampTz *executed_at)
 {
 	SabotOutcome *outcome = sabot_outcome_create(job_context, job->keep_rows);
@@ -277,17 +277,17 @@ attempt(SabotJob *job, List *statements, bool singly, SabotEnd *end,
 	sabot_run_start_timeout(job->timeout_ms);
 	PG_TRY();
 	{
+		List	   *statements;
+		bool		singly;
 		bool		ours;
 
 		/* It may have been interrupted between claim and here. */
 		sabot_agent_accept_interrupts(true);
 		sabot_run_raise_if_interrupted();
-		if (statements == NIL)
-		{
-			statements = sabot_job_parse(job->command);
-			sabot_job_check_statements(job->command, statements);
-			singly |= sabot_job_needs_singly(statements) && !job->has_atomic;
-		}
+		statements = sabot_job_parse(job->command);
+		sabot_job_check_statements(job->command, statements);
+		singly = ask_singly ||
+			(sabot_job_needs_singly(statements) && !job->has_atomic);
 		ours = singly ?
 			run_singly(job, statements, end, outcome, executed_at) :
 			run_atomic(job, statements, end, outcome, executed_at);
@@ -301,7 +301,7 @@ attempt(SabotJob *job, List *statements, bool singly, SabotEnd *end,
 		disable_all_timeouts(false);
 		sabot_agent_accept_interrupts(false);
 		/* While capturing: the error was made for a client to be told. */
-		if (singly || !refused_in_block(job, error))
+		if (!refused_in_block(job, error))
 			EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
@@ -385,10 +385,9 @@ run_loaded(SabotJob *job, const SabotReady *entry)
 	sabot_attempt_begin(job->job_id, end.attempt);
 	sabot_run_report(job);
 
-	error = attempt(job, NIL, job->has_atomic && !job->atomic, &end,
-					&executed_at);
+	error = attempt(job, job->has_atomic && !job->atomic, &end, &executed_at);
 	if (error != NULL && end.atomic && refused_in_block(job, error))
-		error = attempt(job, NIL, true, &end, &executed_at);
+		error = attempt(job, true, &end, &executed_at);
 	if (error != NULL)
 		ended_badly(job, &end, error);
 	else
