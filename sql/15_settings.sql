@@ -79,6 +79,7 @@ CALL sabot.wait_for_job(:id);
 SELECT * FROM sabot.job_rows(:id);
 RESET ALL;
 SET search_path = settings;
+SET TimeZone = 'Asia/Kolkata';
 -- Nothing of a job is left for the next one in the same session.
 SELECT sabot.submit_job($$
 	SET work_mem = '78kB'; SET custom.rest = 'over'; SET search_path = public; SET TimeZone = 'UTC';

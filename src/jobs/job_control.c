@@ -361,8 +361,9 @@ sabot_adopt_jobs(PG_FUNCTION_ARGS)
 	sabot_spi("UPDATE sabot.job_history h SET home = $1, owner = r.oid"
 			  " FROM pg_roles r WHERE r.rolname = h.owner_name AND h.home <> $1",
 			  1, types, values, NULL, 0);
-	adopted = push_rows(sabot_spi("UPDATE sabot.job j SET home = $1, owner = r.oid, reason = NULL,"
-								  " state = CASE WHEN j.run_after > clock_timestamp() THEN 'scheduled'"
+	adopted = push_rows(sabot_spi("UPDATE sabot.job j SET home = $1, owner = r.oid,"
+								  " state = CASE WHEN j.state = 'paused' THEN 'paused'"
+								  " WHEN j.run_after > clock_timestamp() THEN 'scheduled'"
 								  " ELSE 'queued' END::sabot.job_state"
 								  " FROM pg_roles r WHERE r.rolname = j.owner_name AND j.home <> $1"
 								  " AND NOT EXISTS (SELECT FROM sabot.job o WHERE o.owner = r.oid"

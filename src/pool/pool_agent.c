@@ -213,12 +213,15 @@ agent_before_exit(int code, Datum arg)
 
 /*
  * note_invalidation - syscache callback: our role or database has changed
+ *
+ * As long as we do not know our hash values (0) it may be any that has.
  */
 static void
 note_invalidation(Datum arg, int cacheid, uint32 hashvalue)
 {
-	if (hashvalue == 0 ||
-		hashvalue == (cacheid == AUTHOID ? my_role_hash : my_database_hash))
+	uint32		mine = cacheid == AUTHOID ? my_role_hash : my_database_hash;
+
+	if (hashvalue == 0 || mine == 0 || hashvalue == mine)
 		authority_changed = true;
 }
 
@@ -236,17 +239,15 @@ sabot_agent_authority_changed(void)
 }
 
 /*
- * watch_authority - have changes of our role, database and settings noticed
+ * learn_hashes - find out which changes are of our role and database
  */
 static void
-watch_authority(void)
+learn_hashes(void)
 {
 	my_role_hash = GetSysCacheHashValue1(AUTHOID,
 										 ObjectIdGetDatum(my_slot->roleid));
 	my_database_hash = GetSysCacheHashValue1(DATABASEOID,
 											 ObjectIdGetDatum(my_slot->dbid));
-	CacheRegisterSyscacheCallback(AUTHOID, note_invalidation, (Datum) 0);
-	CacheRegisterSyscacheCallback(DATABASEOID, note_invalidation, (Datum) 0);
 }
 
 /*
@@ -467,12 +468,15 @@ agent_connect(int slotno)
 
 	whereToSendOutput = DestNone;
 
+	/* Watched from before they are looked at: no change may slip through. */
 	my_settings_epoch = sabot_pool_settings_epoch();
+	CacheRegisterSyscacheCallback(AUTHOID, note_invalidation, (Datum) 0);
+	CacheRegisterSyscacheCallback(DATABASEOID, note_invalidation, (Datum) 0);
 	BackgroundWorkerInitializeConnectionByOid(my_slot->dbid, my_slot->roleid,
 											  SABOT_BGWORKER_FLAGS);
 	before_shmem_exit(agent_before_exit, 0);
 	StartTransactionCommand();
-	watch_authority();
+	learn_hashes();
 	CommitTransactionCommand();
 	sabot_profile_add(SABOT_AGENT_START, my_slot->started_at,
 					  GetCurrentTimestamp());
