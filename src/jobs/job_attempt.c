@@ -142,7 +142,7 @@ sabot_attempt_begin(int64 job_id, int attempt)
 	MyProcPid, GetCurrentTimestamp()};
 
 	open_file();
-	if (!write_record(MySabotSlot, &record))
+	if (!write_record(sabot_my_slot, &record))
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", ATTEMPT_FILE)));
@@ -162,7 +162,7 @@ sabot_attempt_end(void)
 	AttemptRecord record = {0};
 
 	if (attempt_fd >= 0)
-		(void) write_record(MySabotSlot, &record);
+		(void) write_record(sabot_my_slot, &record);
 }
 
 /*

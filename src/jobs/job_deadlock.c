@@ -142,7 +142,7 @@ sabot_waiter_begin(int64 work_id)
 	mine->work_id = work_id;
 	LWLockRelease(sabot_waiters->lock);
 
-	if (MySabotSlot != SABOT_NO_SLOT)
+	if (sabot_my_slot != SABOT_NO_SLOT)
 		sabot_pool_begin_wait(work_id);
 }
 
@@ -153,7 +153,7 @@ void
 sabot_waiter_end(void)
 {
 	clear_waiter();
-	if (MySabotSlot != SABOT_NO_SLOT)
+	if (sabot_my_slot != SABOT_NO_SLOT)
 		sabot_pool_end_wait();
 }
 

@@ -420,7 +420,7 @@ check_not_taken(DirectRun *run)
 				 errmsg("no background worker slot is left for agents"),
 				 errhint("Raise max_worker_processes and restart the server.")));
 	check_agents_start(run);
-	if (MySabotSlot != SABOT_NO_SLOT && sabot_pool_wait_is_hopeless())
+	if (sabot_my_slot != SABOT_NO_SLOT && sabot_pool_wait_is_hopeless())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("cannot run the command: every agent waits for another one"),

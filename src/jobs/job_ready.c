@@ -346,8 +346,8 @@ sabot_ready_join(void)
 {
 	my_roleid = GetSessionUserId();
 	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
-	ready->members[MySabotSlot].dbid = MyDatabaseId;
-	ready->members[MySabotSlot].roleid = my_roleid;
+	ready->members[sabot_my_slot].dbid = MyDatabaseId;
+	ready->members[sabot_my_slot].roleid = my_roleid;
 	LWLockRelease(ready->lock);
 }
 
@@ -389,7 +389,7 @@ void
 sabot_ready_has_read(void)
 {
 	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
-	ready->members[MySabotSlot].has_read = true;
+	ready->members[sabot_my_slot].has_read = true;
 	LWLockRelease(ready->lock);
 }
 
@@ -426,7 +426,7 @@ sabot_ready_leave(bool interrupted)
 	if (!OidIsValid(my_roleid))
 		return;
 	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
-	memset(&ready->members[MySabotSlot], 0, sizeof(ReadyMember));
+	memset(&ready->members[sabot_my_slot], 0, sizeof(ReadyMember));
 	last = !has_members_locked(MyDatabaseId, my_roleid);
 	for (int i = 0; i < ready->nlanes; i++)
 	{
@@ -632,7 +632,7 @@ sabot_ready_lane_to_fill(char *queue)
 int
 sabot_ready_begin_fill(const char *queue, int32 *priority, int64 *job_id)
 {
-	uint64		generation = sabot_pool_generation(MySabotSlot);
+	uint64		generation = sabot_pool_generation(sabot_my_slot);
 	ReadyLane  *lane;
 	int			room = 0;
 
@@ -646,7 +646,7 @@ sabot_ready_begin_fill(const char *queue, int32 *priority, int64 *job_id)
 		*priority = lane->has_horizon ? lane->horizon.priority : SABOT_MAX_PRIORITY;
 		*job_id = lane->has_horizon ? lane->horizon.job_id : 0;
 		clear_lane_locked(lane);
-		lane->filler = MySabotSlot;
+		lane->filler = sabot_my_slot;
 		lane->filler_generation = generation;
 		lane->filled_from.priority = *priority;
 		lane->filled_from.job_id = *job_id;

@@ -264,7 +264,7 @@ check_not_own(int64 job_id)
 				 errmsg("cannot wait for job %lld, which this transaction has submitted",
 						(long long) job_id),
 				 errhint("Commit first, or call sabot.wait_for_job outside a transaction block.")));
-	if (MySabotSlot != SABOT_NO_SLOT &&
+	if (sabot_my_slot != SABOT_NO_SLOT &&
 		sabot_pool_find_work(MyDatabaseId, job_id, &slot) &&
 		slot.pid == MyProcPid)
 		ereport(ERROR,
@@ -290,7 +290,7 @@ check_wait(int64 job_id, const SabotJobLook *look)
 						(long long) job_id),
 				 errdetail_internal("%s", chain),
 				 errhint("Commit first, or call sabot.wait_for_job outside a transaction block.")));
-	if (MySabotSlot != SABOT_NO_SLOT && sabot_pool_wait_is_hopeless())
+	if (sabot_my_slot != SABOT_NO_SLOT && sabot_pool_wait_is_hopeless())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("cannot wait for job %lld: every agent waits for another job",

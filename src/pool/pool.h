@@ -210,7 +210,7 @@ extern void sabot_pool_register_launcher(void);
 extern PGDLLEXPORT void sabot_launcher_main(Datum arg);
 
 /* in pool_agent.c */
-extern int	MySabotSlot;		/* SABOT_NO_SLOT outside agents */
+extern int	sabot_my_slot;		/* SABOT_NO_SLOT outside agents */
 extern void sabot_agent_set_source(const SabotWorkSource *source);
 extern const SabotWorkSource *sabot_agent_source(void);
 extern SabotInterrupt sabot_agent_interrupted(void);

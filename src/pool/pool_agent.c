@@ -153,7 +153,7 @@ sabot_agent_interrupted(void)
 static void
 keep_last_error(ErrorData *edata)
 {
-	if (edata->elevel == FATAL && MySabotSlot != SABOT_NO_SLOT)
+	if (edata->elevel == FATAL && sabot_my_slot != SABOT_NO_SLOT)
 		sabot_slot_note_error(edata->sqlerrcode, edata->message);
 	if (prev_emit_log_hook)
 		prev_emit_log_hook(edata);
@@ -193,7 +193,7 @@ agent_exit(int code, Datum arg)
 {
 	bool		lost = true;
 
-	if (MySabotSlot == SABOT_NO_SLOT)
+	if (sabot_my_slot == SABOT_NO_SLOT)
 		return;
 	if (work_source->stopping)
 		lost = work_source->stopping(server_is_stopping());

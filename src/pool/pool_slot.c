@@ -31,7 +31,7 @@
 #include "pool/pool_shared.h"
 
 SabotPool  *sabot_pool = NULL;
-int			MySabotSlot = SABOT_NO_SLOT;
+int			sabot_my_slot = SABOT_NO_SLOT;
 
 /*
  * pool_capacity - agents that max_worker_processes leaves room for
@@ -263,7 +263,7 @@ sabot_slot_attach(int slotno, uint64 generation)
 
 	if (!ours)
 		proc_exit(0);
-	MySabotSlot = slotno;
+	sabot_my_slot = slotno;
 }
 
 /*
@@ -309,7 +309,7 @@ is_one_too_many_locked(void)
 bool
 sabot_slot_set_idle(void)
 {
-	SabotSlot  *slot = &sabot_pool->slots[MySabotSlot];
+	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
 	bool		idle;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
@@ -336,7 +336,7 @@ void
 sabot_slot_look(void)
 {
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	sabot_pool->slots[MySabotSlot].signaled = false;
+	sabot_pool->slots[sabot_my_slot].signaled = false;
 	LWLockRelease(sabot_pool->lock);
 }
 
@@ -347,7 +347,7 @@ void
 sabot_slot_note_memory(int64 bytes)
 {
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	sabot_pool->slots[MySabotSlot].memory_bytes = bytes;
+	sabot_pool->slots[sabot_my_slot].memory_bytes = bytes;
 	LWLockRelease(sabot_pool->lock);
 }
 
@@ -360,7 +360,7 @@ sabot_slot_note_memory(int64 bytes)
 void
 sabot_slot_note_error(int sqlstate, const char *message)
 {
-	SabotSlot  *slot = &sabot_pool->slots[MySabotSlot];
+	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
 	int			len = 0;
 
 	if (message)
@@ -381,7 +381,7 @@ sabot_slot_note_error(int sqlstate, const char *message)
 bool
 sabot_slot_release(bool lost)
 {
-	SabotSlot  *slot = &sabot_pool->slots[MySabotSlot];
+	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
 	SabotPairKey key = {slot->dbid, slot->roleid};
 	bool		last = true;
 
@@ -390,7 +390,7 @@ sabot_slot_release(bool lost)
 	{
 		SabotSlot  *other = &sabot_pool->slots[i];
 
-		if (i != MySabotSlot && other->state != SABOT_SLOT_FREE &&
+		if (i != sabot_my_slot && other->state != SABOT_SLOT_FREE &&
 			other->state != SABOT_SLOT_LOST && other->pid != 0 &&
 			other->dbid == key.dbid && other->roleid == key.roleid)
 			last = false;
@@ -408,7 +408,7 @@ sabot_slot_release(bool lost)
 	}
 	else
 		free_slot_locked(slot);
-	MySabotSlot = SABOT_NO_SLOT;
+	sabot_my_slot = SABOT_NO_SLOT;
 	sabot_pool_wake_launcher_locked();
 	LWLockRelease(sabot_pool->lock);
 	return last;
@@ -510,7 +510,7 @@ sabot_slot_is_starting(int slotno, uint64 generation)
 bool
 sabot_pool_begin_work(int64 work_id, uint64 work_tag)
 {
-	SabotSlot  *slot = &sabot_pool->slots[MySabotSlot];
+	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
 	TimestampTz now = GetCurrentTimestamp();
 	bool		taken = false;
 
@@ -549,7 +549,7 @@ void
 sabot_pool_note_attempt(int32 attempt)
 {
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	sabot_pool->slots[MySabotSlot].work_attempt = attempt;
+	sabot_pool->slots[sabot_my_slot].work_attempt = attempt;
 	LWLockRelease(sabot_pool->lock);
 }
 
@@ -562,7 +562,7 @@ sabot_pool_note_attempt(int32 attempt)
 bool
 sabot_pool_end_work(void)
 {
-	SabotSlot  *slot = &sabot_pool->slots[MySabotSlot];
+	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
 	bool		again;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
@@ -699,7 +699,7 @@ sabot_pool_interrupt(Oid dbid, int64 work_id, SabotInterrupt reason)
 void
 sabot_pool_begin_wait(int64 waits_for)
 {
-	SabotSlot  *slot = &sabot_pool->slots[MySabotSlot];
+	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
 	TimestampTz now = GetCurrentTimestamp();
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
@@ -717,8 +717,8 @@ void
 sabot_pool_end_wait(void)
 {
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	sabot_pool->slots[MySabotSlot].waiting = false;
-	sabot_pool->slots[MySabotSlot].waits_for = 0;
+	sabot_pool->slots[sabot_my_slot].waiting = false;
+	sabot_pool->slots[sabot_my_slot].waits_for = 0;
 	LWLockRelease(sabot_pool->lock);
 }
 
@@ -729,7 +729,7 @@ sabot_pool_end_wait(void)
 bool
 sabot_pool_wait_is_hopeless(void)
 {
-	SabotSlot  *mine = &sabot_pool->slots[MySabotSlot];
+	SabotSlot  *mine = &sabot_pool->slots[sabot_my_slot];
 	bool		hopeless;
 	int			live = 0;
 
@@ -973,7 +973,7 @@ sabot_pool_settings_epoch(void)
 bool
 sabot_agent_must_leave(void)
 {
-	SabotSlot  *slot = &sabot_pool->slots[MySabotSlot];
+	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
 	bool		leave;
 
 	/* Unlocked: a change that we miss now is seen at the next boundary. */
