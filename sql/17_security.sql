@@ -148,7 +148,7 @@ SELECT count(*) FROM sabot.queue_status WHERE queue = 'bobs';
 SELECT count(*) FROM sabot.metric WHERE labels->>'queue' = 'bobs';
 SELECT DISTINCT (pg_temp.try(format(call, id))).code FROM unnest(ARRAY[
 	'SELECT sabot.job_state(%s)', 'SELECT * FROM sabot.job_rows(%s)', 'SELECT sabot.cancel_job(%s)', 'SELECT sabot.pause_job(%s)',
-	'SELECT sabot.resume_job(%s)', 'SELECT sabot.retry_job(%s)', 'CALL sabot.wait_for_job(%s)', 'CALL sabot.wait_for_jobs(ARRAY[%s])']) AS call,
+	'SELECT sabot.resume_job(%s)', 'SELECT sabot.retry_job(%s)', 'CALL sabot.wait_for_job(%s, ''0'')', 'CALL sabot.wait_for_jobs(ARRAY[%s], ''0'')']) AS call,
 	unnest(ARRAY[:done, :failed, :waiting, :running]) AS id;
 SELECT sabot.submit_job('SELECT 1', dedup_key => 'key', queue => 'bobs') = :waiting AS same_key_same_job;
 -- Not even with a function that leaks what it is shown.
@@ -174,7 +174,7 @@ SELECT sqlstate, error FROM sabot.job_attempt WHERE job_id = :failed;
 SELECT count(*) FROM sabot.agent_status WHERE job_id = :running;
 SELECT running FROM sabot.queue_status WHERE queue = 'bobs';
 SELECT (pg_temp.try(format(call, :done))).code FROM unnest(ARRAY['SELECT * FROM sabot.job_rows(%s)', 'SELECT sabot.cancel_job(%s)',
-	'SELECT sabot.retry_job(%s)', 'CALL sabot.wait_for_job(%s)']) AS call;
+	'SELECT sabot.retry_job(%s)', 'CALL sabot.wait_for_job(%s, ''0'')']) AS call;
 RESET SESSION AUTHORIZATION;
 SELECT sabot.cancel_job(:running);
 -- A role that may not log in cannot have an agent, before PostgreSQL 17.
