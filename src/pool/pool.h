@@ -163,59 +163,73 @@ typedef enum SabotComponent
 	SABOT_NCOMPONENTS
 } SabotComponent;
 
-/* in pool_slot.c and pool_pair.c */
+/* in pool_shared.c */
 extern Size sabot_pool_shmem_size(void);
 extern void sabot_pool_shmem_init(void);
 extern bool sabot_pool_attached(void);
 extern void sabot_pool_require(void);
-extern int	sabot_pool_nslots(void);
 extern void sabot_pool_totals(SabotPoolTotals *totals);
+extern void sabot_pool_settings_changed(void);
+extern uint64 sabot_pool_settings_epoch(void);
+
+/* in pool_slot.c */
+extern int	sabot_my_slot;		/* SABOT_NO_SLOT outside agents */
+extern int	sabot_pool_nslots(void);
 extern void sabot_pool_copy_slots(SabotSlot *slots);
-extern int	sabot_pool_copy_pairs(SabotPair *pairs, int maxpairs);
-extern bool sabot_pool_get_pair(Oid dbid, Oid roleid, SabotPair *pair);
-extern bool sabot_pool_prepare_pair(Oid dbid, Oid roleid, bool announce);
-extern void sabot_pool_wake(Oid dbid, Oid roleid, int64 nunits,
-							TimestampTz next_due);
-extern void sabot_pool_wake_all(Oid dbid);
-extern uint64 sabot_pool_wake_seq(Oid dbid, Oid roleid);
-extern void sabot_pool_took_work(Oid dbid, Oid roleid);
-extern void sabot_pool_more_work(Oid dbid, Oid roleid, int n);
-extern void sabot_pool_hold(Oid dbid, Oid roleid);
-extern void sabot_pool_no_work(Oid dbid, Oid roleid, uint64 wake_seq);
-extern void sabot_pool_set_due(Oid dbid, Oid roleid, TimestampTz next_due);
+extern bool sabot_pool_is_alive(int slotno, uint64 generation);
+extern uint64 sabot_pool_generation(int slotno);
+extern int	sabot_pool_stop_agents(Oid dbid, Oid roleid);
+
+/* in pool_work.c */
 extern bool sabot_pool_begin_work(int64 work_id, uint64 work_tag);
 extern void sabot_pool_note_attempt(int32 attempt);
 extern bool sabot_pool_end_work(void);
 extern int	sabot_pool_running_with_tag(Oid dbid, uint64 work_tag);
-extern bool sabot_pool_is_alive(int slotno, uint64 generation);
-extern uint64 sabot_pool_generation(int slotno);
 extern bool sabot_pool_find_work(Oid dbid, int64 work_id, SabotSlot *slot);
 extern bool sabot_pool_interrupt(Oid dbid, int64 work_id,
 								 SabotInterrupt reason);
 extern void sabot_pool_begin_wait(int64 waits_for);
 extern void sabot_pool_end_wait(void);
 extern bool sabot_pool_wait_is_hopeless(void);
-extern void sabot_pool_request_probe(Oid dbid);
-extern void sabot_pool_settings_changed(void);
-extern uint64 sabot_pool_settings_epoch(void);
-extern void sabot_pool_want_agents(Oid dbid, Oid roleid, int n);
-extern int	sabot_pool_stop_agents(Oid dbid, Oid roleid);
-extern void sabot_pool_forgive_pair(Oid dbid, Oid roleid);
+
+/* in pool_bar.c */
 extern bool sabot_pool_bar(Oid dbid, bool interrupt_busy);
 extern void sabot_pool_unbar(void);
 extern int	sabot_pool_agents_in(Oid dbid, bool busy_too);
+
+/* in pool_probe.c */
+extern void sabot_pool_request_probe(Oid dbid);
+
+/* in pool_pair.c */
+extern bool sabot_pool_get_pair(Oid dbid, Oid roleid, SabotPair *pair);
+extern int	sabot_pool_copy_pairs(SabotPair *pairs, int maxpairs);
+extern void sabot_pool_took_work(Oid dbid, Oid roleid);
+extern void sabot_pool_more_work(Oid dbid, Oid roleid, int n);
+extern void sabot_pool_hold(Oid dbid, Oid roleid);
+extern void sabot_pool_no_work(Oid dbid, Oid roleid, uint64 wake_seq);
+extern void sabot_pool_set_due(Oid dbid, Oid roleid, TimestampTz next_due);
+extern void sabot_pool_want_agents(Oid dbid, Oid roleid, int n);
+extern void sabot_pool_forgive_pair(Oid dbid, Oid roleid);
+
+/* in pool_wake.c */
+extern bool sabot_pool_prepare_pair(Oid dbid, Oid roleid, bool announce);
+extern void sabot_pool_wake(Oid dbid, Oid roleid, int64 nunits,
+							TimestampTz next_due);
+extern void sabot_pool_wake_all(Oid dbid);
+extern uint64 sabot_pool_wake_seq(Oid dbid, Oid roleid);
+
+/* in pool_schedule.c */
+extern bool sabot_agent_must_leave(void);
 
 /* in pool_launcher.c */
 extern void sabot_pool_register_launcher(void);
 extern PGDLLEXPORT void sabot_launcher_main(Datum arg);
 
 /* in pool_agent.c */
-extern int	sabot_my_slot;		/* SABOT_NO_SLOT outside agents */
 extern void sabot_agent_set_source(const SabotWorkSource *source);
 extern const SabotWorkSource *sabot_agent_source(void);
 extern SabotInterrupt sabot_agent_interrupted(void);
 extern void sabot_agent_accept_interrupts(bool accept);
-extern bool sabot_agent_must_leave(void);
 extern bool sabot_agent_authority_changed(void);
 extern void sabot_agent_reset_identity(void);
 extern void sabot_agent_reset_session(void);

@@ -197,8 +197,7 @@ agent_exit(int code, Datum arg)
 		return;
 	if (work_source->stopping)
 		lost = work_source->stopping(server_is_stopping());
-	/* Whoever asked for the place back should know that it is one. */
-	(void) sabot_slot_release(lost);
+	sabot_slot_release(lost);
 }
 
 /*

@@ -4,8 +4,9 @@
  *		The pool's shared memory, for the files of the pool that keep it.
  *
  * Slots and pairs change together (a slot is given to a pair because work
- * waits for it), so one lock protects both; pool_slot.c and pool_pair.c are
- * the only files that take it.  Everybody else calls their functions.
+ * waits for it), so one lock protects everything.  Only pool_shared.c,
+ * pool_slot.c, pool_work.c, pool_bar.c, pool_probe.c, pool_pair.c, pool_wake.c
+ * and pool_schedule.c take it; everybody else calls their functions.
  *
  * IDENTIFICATION
  *		src/pool/pool_shared.h
@@ -41,26 +42,38 @@ typedef struct SabotBar
 	pid_t		pid;
 } SabotBar;
 
-/* Everything is protected by lock. */
+/*
+ * Everything is protected by lock.  Slots have their life from pool_slot.c
+ * and their work from pool_work.c.
+ */
 typedef struct SabotPool
 {
 	LWLock	   *lock;
 	int			nslots;			/* length of slots[] */
 	int			capacity;		/* how many of them may be used */
+
+	/* changed in pool_shared.c and pool_slot.c */
 	Latch	   *launcher_latch; /* NULL while it does not run */
 	pid_t		launcher_pid;
-	int64		starts;
-	int64		evictions;
-	int64		losses;
-	bool		no_worker_slot; /* last registration failed */
-	int			starved;		/* pairs that wait for an agent to leave */
 	uint64		settings_epoch; /* ALTER ROLE or DATABASE ... SET so far */
+	bool		no_worker_slot; /* last registration failed */
 	uint64		next_generation;
+	int64		starts;
+	int64		losses;
+
+	/* changed in pool_schedule.c */
+	int64		evictions;
+	int			starved;		/* pairs that wait for an agent to leave */
+
+	/* changed in pool_probe.c */
 	bool		sweep;			/* probe every database */
 	int			nprobes;
 	Oid			probes[SABOT_MAX_PROBES];
 	Oid			probing[SABOT_MAX_PROBERS]; /* what probers have not done */
+
+	/* changed in pool_bar.c */
 	SabotBar	bars[SABOT_MAX_BARS];
+
 	SabotSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } SabotPool;
 
@@ -74,27 +87,84 @@ typedef struct SabotPool
 extern SabotPool *sabot_pool;
 extern HTAB *sabot_pairs;
 
-/* in pool_slot.c; callers hold the lock where "locked" says so */
-extern int	sabot_pool_limit_locked(int *live);
-extern void sabot_slot_leave_locked(SabotSlot *slot);
+/*
+ * Whether a slot has, or is about to have, a process.
+ */
+static inline bool
+sabot_slot_is_live(const SabotSlot *slot)
+{
+	return slot->state != SABOT_SLOT_FREE && slot->state != SABOT_SLOT_LOST;
+}
+
+/*
+ * Whether a slot is, or was when its agent died, that of an agent of a pair.
+ */
+static inline bool
+sabot_slot_serves(const SabotSlot *slot, Oid dbid, Oid roleid)
+{
+	return slot->dbid == dbid && slot->roleid == roleid;
+}
+
+/* Callers of what ends in _locked hold the lock, exclusively to change. */
+
+/* in pool_shared.c */
 extern void sabot_pool_wake_launcher_locked(void);
+extern void sabot_launcher_set(Latch *latch);
+extern void sabot_pool_note_worker_slot(void);
+
+/* in pool_slot.c */
+extern void sabot_slot_set_state_locked(SabotSlot *slot,
+										SabotSlotState state);
+extern int	sabot_slot_reserve_locked(SabotPair *pair, uint64 *generation);
+extern void sabot_slot_started_locked(SabotSlot *slot);
+extern void sabot_slot_leave_locked(SabotSlot *slot);
 extern void sabot_slot_attach(int slotno, uint64 generation);
 extern bool sabot_slot_set_idle(void);
 extern void sabot_slot_look(void);
 extern void sabot_slot_note_memory(int64 bytes);
 extern void sabot_slot_note_error(int sqlstate, const char *message);
-extern bool sabot_slot_release(bool lost);
+extern void sabot_slot_release(bool lost);
 extern bool sabot_slot_next_lost(int *slotno, SabotSlot *slot);
 extern void sabot_slot_bury(int slotno);
 extern void sabot_slot_start_failed(int slotno, uint64 generation,
 									bool no_worker, const char *message);
 extern bool sabot_slot_is_starting(int slotno, uint64 generation);
-extern void sabot_launcher_set(Latch *latch);
+
+/* in pool_work.c */
+extern void sabot_work_interrupt_locked(SabotSlot *slot,
+										SabotInterrupt reason);
+
+/* in pool_bar.c */
+extern bool sabot_pool_is_barred_locked(Oid dbid);
+
+/* in pool_probe.c */
+extern void sabot_probe_sweep_locked(void);
+extern void sabot_probe_request_locked(Oid dbid);
 extern Oid	sabot_pool_take_probe(bool *sweep);
-extern void sabot_pool_note_worker_slot(void);
 extern void sabot_probe_begin(int n, Oid dbid);
 extern void sabot_probe_done(void);
 extern bool sabot_probe_failed(int n);
+
+/* in pool_pair.c */
+extern Size sabot_pair_shmem_size(void);
+extern void sabot_pair_shmem_init(void);
+extern SabotPair *sabot_pair_find_locked(Oid dbid, Oid roleid);
+extern SabotPair *sabot_pair_enter_locked(Oid dbid, Oid roleid);
+extern void sabot_pair_start_failed_locked(const SabotPairKey *key,
+										   int sqlstate, const char *message);
+extern void sabot_pair_started_locked(const SabotPairKey *key, int keep);
+extern void sabot_pair_forget_database(Oid dbid);
+extern int	sabot_pair_databases(Oid *dbids, int maxdbs);
+extern void sabot_pair_set_keep(Oid dbid, Oid roleid, int keep);
+
+/* in pool_wake.c */
+extern void sabot_pair_wake_locked(SabotPair *pair);
+
+/* in pool_schedule.c */
+extern int	sabot_pool_limit_locked(int *live);
+extern bool sabot_pool_is_overfull_locked(void);
+extern int	sabot_pair_schedule(SabotPairKey *key, uint64 *generation,
+								TimestampTz *next_event);
 
 /* in pool_hint.c */
 extern List *sabot_hint_read(void);
@@ -104,19 +174,4 @@ extern void sabot_hint_write(void);
 extern void sabot_prober_queue(Oid dbid, bool first);
 extern void sabot_prober_sweep(void);
 extern bool sabot_prober_advance(void);
-
-/* in pool_pair.c */
-extern Size sabot_pair_shmem_size(void);
-extern void sabot_pair_shmem_init(void);
-extern void sabot_pair_start_failed_locked(const SabotPairKey *key,
-										   int sqlstate, const char *message);
-extern void sabot_pair_started_locked(const SabotPairKey *key, int keep);
-extern int	sabot_pair_schedule(SabotPairKey *key, uint64 *generation,
-								TimestampTz *next_event);
-extern bool sabot_pair_must_yield_locked(SabotSlot *slot);
-extern void sabot_pair_forget_database(Oid dbid);
-extern int	sabot_pair_databases(Oid *dbids, int maxdbs);
-extern void sabot_pair_set_keep(Oid dbid, Oid roleid, int keep);
-
-
 #endif							/* SABOT_POOL_SHARED_H */

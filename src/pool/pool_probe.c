@@ -1,0 +1,123 @@
+/*-------------------------------------------------------------------------
+ *
+ * pool_probe.c
+ *		Which databases are to be probed, and which probes got to their end.
+ *
+ * Any process can ask for a probe; the launcher takes the requests and has
+ * probers do them, see pool_prober.c.  The list is short and may overflow:
+ * then every database is probed, which is always right and only slower.
+ *
+ * IDENTIFICATION
+ *		src/pool/pool_probe.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "pool/pool.h"
+#include "pool/pool_shared.h"
+
+
+/*
+ * sabot_probe_sweep_locked - have every database probed
+ */
+void
+sabot_probe_sweep_locked(void)
+{
+	sabot_pool->sweep = true;
+	sabot_pool_wake_launcher_locked();
+}
+
+/*
+ * sabot_probe_request_locked - have a database probed, or all if there is no
+ * room to say which
+ */
+void
+sabot_probe_request_locked(Oid dbid)
+{
+	bool		known = false;
+
+	for (int i = 0; i < sabot_pool->nprobes && !known; i++)
+		known = sabot_pool->probes[i] == dbid;
+	if (!known && sabot_pool->nprobes < SABOT_MAX_PROBES)
+		sabot_pool->probes[sabot_pool->nprobes++] = dbid;
+	else if (!known)
+		sabot_pool->sweep = true;
+	sabot_pool_wake_launcher_locked();
+}
+
+/*
+ * sabot_pool_request_probe - have a prober look at a database soon
+ *
+ * Does nothing without preload.
+ */
+void
+sabot_pool_request_probe(Oid dbid)
+{
+	if (sabot_pool == NULL)
+		return;
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	sabot_probe_request_locked(dbid);
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * sabot_pool_take_probe - the launcher takes a database to probe
+ *
+ * Returns InvalidOid if none is asked for; *sweep tells that all are.
+ */
+Oid
+sabot_pool_take_probe(bool *sweep)
+{
+	Oid			dbid = InvalidOid;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	*sweep = sabot_pool->sweep;
+	sabot_pool->sweep = false;
+	if (sabot_pool->nprobes > 0)
+		dbid = sabot_pool->probes[--sabot_pool->nprobes];
+	LWLockRelease(sabot_pool->lock);
+	return dbid;
+}
+
+/*
+ * sabot_probe_begin - the launcher starts its n-th prober
+ */
+void
+sabot_probe_begin(int n, Oid dbid)
+{
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	sabot_pool->probing[n] = dbid;
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * sabot_probe_done - the calling prober has done all there was to do
+ */
+void
+sabot_probe_done(void)
+{
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SABOT_MAX_PROBERS; i++)
+		if (sabot_pool->probing[i] == MyDatabaseId)
+			sabot_pool->probing[i] = InvalidOid;
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * sabot_probe_failed - whether the n-th prober, which has ended, did not get
+ * to its end
+ */
+bool
+sabot_probe_failed(int n)
+{
+	bool		failed;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	failed = OidIsValid(sabot_pool->probing[n]);
+	sabot_pool->probing[n] = InvalidOid;
+	LWLockRelease(sabot_pool->lock);
+	return failed;
+}

@@ -1,0 +1,301 @@
+/*-------------------------------------------------------------------------
+ *
+ * pool_schedule.c
+ *		Whose turn it is: which pair gets the next agent, and who gives way.
+ *
+ * An agent serves one pair for its whole life, so scheduling is deciding for
+ * which pair to start the next one and which idle one gives way for it.  The
+ * decision is made from the state as it is (work waiting, agents there), not
+ * from events: a wake that came at a bad moment is seen at the next look.
+ * Pairs without an agent are served in the order in which they last got one,
+ * which is round-robin.
+ *
+ * IDENTIFICATION
+ *		src/pool/pool_schedule.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "pool/pool.h"
+#include "pool/pool_shared.h"
+
+/* What there is of a pair's agents, counted from the slots. */
+typedef struct PairAgents
+{
+	int			all;			/* that will not leave by themselves */
+	int			available;		/* of these, idle or starting */
+	int			waiting;		/* of these, whose work waits for other work */
+} PairAgents;
+
+/*
+ * sabot_pool_limit_locked - agents allowed now; *live is how many there are
+ *
+ * An agent whose work waits for other work does not count against
+ * sabot.pool_size, or what it waits for might never find an agent.
+ */
+int
+sabot_pool_limit_locked(int *live)
+{
+	int			waiting = 0;
+
+	*live = 0;
+	for (int i = 0; i < sabot_pool->nslots; i++)
+	{
+		if (sabot_pool->slots[i].state == SABOT_SLOT_FREE)
+			continue;
+		(*live)++;
+		if (sabot_pool->slots[i].waiting)
+			waiting++;
+	}
+	return Min(Min(sabot_pool_size, sabot_pool->capacity) + waiting,
+			   sabot_pool->capacity);
+}
+
+/*
+ * count_leaving_locked - agents on their way out
+ */
+static int
+count_leaving_locked(void)
+{
+	int			n = 0;
+
+	for (int i = 0; i < sabot_pool->nslots; i++)
+		n += sabot_pool->slots[i].stop;
+	return n;
+}
+
+/*
+ * sabot_pool_is_overfull_locked - whether more agents mean to stay than may
+ *
+ * Jobs may have waited for others, or sabot.pool_size may have been lowered.
+ */
+bool
+sabot_pool_is_overfull_locked(void)
+{
+	int			live;
+	int			limit = sabot_pool_limit_locked(&live);
+
+	return live - count_leaving_locked() > limit;
+}
+
+/*
+ * count_agents_locked - count the agents of a pair
+ */
+static PairAgents
+count_agents_locked(const SabotPairKey *key)
+{
+	PairAgents	count = {0};
+
+	for (int i = 0; i < sabot_pool->nslots; i++)
+	{
+		SabotSlot  *slot = &sabot_pool->slots[i];
+
+		if (!sabot_slot_is_live(slot) || slot->stop ||
+			!sabot_slot_serves(slot, key->dbid, key->roleid))
+			continue;
+		count.all++;
+		count.waiting += slot->waiting;
+		count.available += slot->state == SABOT_SLOT_IDLE ||
+			slot->state == SABOT_SLOT_STARTING;
+	}
+	return count;
+}
+
+/*
+ * evict_idle_locked - ask the least recently used idle agent to give way
+ *
+ * Agents of the given pair are no help.  Returns false if there is none.
+ */
+static bool
+evict_idle_locked(const SabotPairKey *for_pair)
+{
+	SabotSlot  *oldest = NULL;
+
+	for (int i = 0; i < sabot_pool->nslots; i++)
+	{
+		SabotSlot  *slot = &sabot_pool->slots[i];
+
+		if (slot->state != SABOT_SLOT_IDLE || slot->signaled ||
+			sabot_slot_serves(slot, for_pair->dbid, for_pair->roleid))
+			continue;
+		if (oldest == NULL || slot->since < oldest->since)
+			oldest = slot;
+	}
+	if (oldest == NULL)
+		return false;
+	sabot_slot_leave_locked(oldest);
+	sabot_pool->evictions++;
+	return true;
+}
+
+/*
+ * missing_agents_locked - how many agents a pair should have in addition
+ *
+ * Also makes due work count as waiting.  *next_event is lowered to when the
+ * pair has to be looked at again, if it has not to be now.
+ */
+static int64
+missing_agents_locked(SabotPair *pair, PairAgents *agents, TimestampTz now,
+					  TimestampTz *next_event)
+{
+	int64		missing;
+
+	if (pair->next_due != 0 && pair->next_due <= now)
+	{
+		/* The time stays: by it the agent knows that it has to look. */
+		if (pair->demand == 0)
+		{
+			pair->demand = 1;
+			pair->wake_seq++;
+			sabot_pair_wake_locked(pair);
+		}
+	}
+	else if (pair->next_due != 0)
+		*next_event = Min(*next_event, pair->next_due);
+
+	*agents = count_agents_locked(&pair->key);
+	if (agents->all >= pair->wanted)
+		pair->wanted = 0;
+	missing = Max(pair->demand - agents->available,
+				  Max(pair->wanted, pair->keep) - agents->all);
+	/* What all of them wait for may be there without a wake: one has to look. */
+	if (agents->all > 0 && agents->waiting == agents->all)
+		missing = Max(missing, 1);
+	/* A pair that is given up, but not forgiven, is still tried at times. */
+	if (missing <= 0 || sabot_pool_is_barred_locked(pair->key.dbid))
+		return 0;
+	if (pair->retry_at > now)
+	{
+		*next_event = Min(*next_event, pair->retry_at);
+		return 0;
+	}
+	return missing;
+}
+
+/*
+ * pick_pair_locked - the pair whose turn it is to get an agent, or NULL
+ *
+ * Pairs without any come first, then those that waited longest for another.
+ */
+static SabotPair *
+pick_pair_locked(TimestampTz *next_event)
+{
+	HASH_SEQ_STATUS scan;
+	SabotPair  *pair;
+	SabotPair  *best = NULL;
+	int			best_rank = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	int			starved = 0;
+
+	hash_seq_init(&scan, sabot_pairs);
+	while ((pair = hash_seq_search(&scan)) != NULL)
+	{
+		PairAgents	count;
+		int			rank = 0;
+
+		if (missing_agents_locked(pair, &count, now, next_event) <= 0)
+			continue;
+		/* An agent that is only to be kept is for when there is room. */
+		if (pair->demand + pair->wanted > 0)
+			rank = count.all == 0 ? 2 : 1;
+		starved += rank == 2;
+		if (best != NULL &&
+			(rank < best_rank ||
+			 (rank == best_rank && pair->last_start >= best->last_start)))
+			continue;
+		best = pair;
+		best_rank = rank;
+	}
+	sabot_pool->starved = starved;
+	return best;
+}
+
+/*
+ * sabot_pair_schedule - the launcher's next step
+ *
+ * Reserves a slot for the pair whose turn it is and returns it, with the pair
+ * in *key; the caller has to start its process.  Or returns SABOT_NO_SLOT:
+ * then there is nothing to start before *next_event (which is only lowered)
+ * or the next wake; if the pool is full and somebody has to give way, an idle
+ * agent has been asked to, or busy ones will at their next boundary.
+ */
+int
+sabot_pair_schedule(SabotPairKey *key, uint64 *generation,
+					TimestampTz *next_event)
+{
+	SabotPair  *pair;
+	int			slotno = SABOT_NO_SLOT;
+	int			live;
+	int			limit;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	pair = pick_pair_locked(next_event);
+	limit = sabot_pool_limit_locked(&live);
+	if (pair != NULL && live < limit)
+		slotno = sabot_slot_reserve_locked(pair, generation);
+	else if (pair != NULL && pair->demand + pair->wanted > 0 &&
+			 count_leaving_locked() < Max(1, sabot_pool->starved))
+		evict_idle_locked(&pair->key);
+	if (slotno != SABOT_NO_SLOT)
+		*key = pair->key;
+	LWLockRelease(sabot_pool->lock);
+	return slotno;
+}
+
+/*
+ * must_yield_locked - whether an agent between two units of work is to make
+ * room for a pair that has no agent
+ *
+ * Not before it has served its own pair for a slice, unless its pair has more
+ * than its share of the pool; and no more agents leave than pairs wait.
+ */
+static bool
+must_yield_locked(SabotSlot *slot)
+{
+	SabotPairKey key = {slot->dbid, slot->roleid};
+	int			live;
+	int			limit = sabot_pool_limit_locked(&live);
+
+	if (live < limit || count_leaving_locked() >= sabot_pool->starved)
+		return false;
+	if (count_agents_locked(&key).all > Max(1, limit / (sabot_pool->starved + 1)))
+		return true;
+	return GetCurrentTimestamp() >=
+		TimestampTzPlusMilliseconds(slot->slice_start, SABOT_SLICE_MS);
+}
+
+/*
+ * sabot_agent_must_leave - whether our agent is to exit now, between two
+ * units of work: it was asked to, or another pair's turn has come
+ */
+bool
+sabot_agent_must_leave(void)
+{
+	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
+	bool		leave;
+
+	/* Unlocked: a change that we miss now is seen at the next boundary. */
+	if (!slot->stop && sabot_pool->starved == 0)
+		return false;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	leave = slot->stop;
+	/* One that has just come works first, or nobody ever would. */
+	if (!leave && slot->state != SABOT_SLOT_STARTING &&
+		must_yield_locked(slot))
+	{
+		leave = true;
+		sabot_pool->evictions++;
+	}
+	if (leave)
+	{
+		slot->stop = true;
+		sabot_slot_set_state_locked(slot, SABOT_SLOT_STOPPING);
+	}
+	LWLockRelease(sabot_pool->lock);
+	return leave;
+}
