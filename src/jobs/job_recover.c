@@ -247,23 +247,8 @@ fail_some(Oid owner, const char *sqlstate, const char *message,
 static void
 remember_due(Oid owner)
 {
-	Oid			types[] = {OIDOID, INT8OID};
-	Datum		values[] = {ObjectIdGetDatum(owner), 0};
-	SabotOwn	own;
-	TimestampTz due = 0;
+	TimestampTz due = sabot_refill_next_due(owner);
 
-	sabot_own_start_transaction(&own);
-	values[1] = Int64GetDatum(sabot_catalog(false)->home);
-	if (sabot_spi("SELECT run_after FROM sabot.job WHERE owner = $1 AND home = $2"
-				  " AND state = 'scheduled' ORDER BY run_after LIMIT 1",
-				  2, types, values, NULL, 0) > 0)
-	{
-		bool		isnull;
-
-		due = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0],
-												SPI_tuptable->tupdesc, 1, &isnull));
-	}
-	sabot_own_commit_transaction(&own);
 	if (due != 0 && sabot_pool_prepare_pair(MyDatabaseId, owner, false))
 		sabot_pool_wake(MyDatabaseId, owner, 0, due);
 }

@@ -56,7 +56,7 @@ begin_scan(SabotOwn *own)
 }
 
 /*
- * pair_values - the first two parameters of every statement here
+ * pair_values - the first two parameters of statements about our pair
  */
 static void
 pair_values(Datum *values)
@@ -146,22 +146,21 @@ queue_due(void)
 }
 
 /*
- * note_next_due - tell the pool when the next scheduled job of our pair is due
+ * sabot_refill_next_due - when the next scheduled job of a role is due here
  *
- * A job scheduled meanwhile tells the pool itself, when it commits; so the
- * pool is told before we look, and what it knows is only lowered after.
+ * Returns 0 if there is none.  To be called in no transaction.
  */
-static void
-note_next_due(void)
+TimestampTz
+sabot_refill_next_due(Oid owner)
 {
 	Oid			types[] = {OIDOID, INT8OID};
 	Datum		values[2];
 	SabotOwn	own;
 	TimestampTz due = 0;
 
-	sabot_pool_set_due(MyDatabaseId, GetSessionUserId(), 0);
 	begin_scan(&own);
-	pair_values(values);
+	values[0] = ObjectIdGetDatum(owner);
+	values[1] = Int64GetDatum(sabot_catalog(false)->home);
 	if (sabot_spi("SELECT run_after FROM sabot.job WHERE owner = $1 AND home = $2"
 				  " AND state = 'scheduled' ORDER BY run_after LIMIT 1",
 				  2, types, values, NULL, 0) > 0)
@@ -172,6 +171,22 @@ note_next_due(void)
 												SPI_tuptable->tupdesc, 1, &isnull));
 	}
 	sabot_own_commit_transaction(&own);
+	return due;
+}
+
+/*
+ * note_next_due - tell the pool when the next scheduled job of our pair is due
+ *
+ * A job scheduled meanwhile tells the pool itself, when it commits; so the
+ * pool is told before we look, and what it knows is only lowered after.
+ */
+static void
+note_next_due(void)
+{
+	TimestampTz due;
+
+	sabot_pool_set_due(MyDatabaseId, GetSessionUserId(), 0);
+	due = sabot_refill_next_due(GetSessionUserId());
 	if (due != 0)
 		sabot_pool_wake(MyDatabaseId, GetSessionUserId(), 0, due);
 }

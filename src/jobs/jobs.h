@@ -249,6 +249,7 @@ extern void sabot_check_queue_name(const char *queue);
 /* in job_refill.c */
 extern void sabot_refill_lane(const char *queue);
 extern void sabot_refill_all(void);
+extern TimestampTz sabot_refill_next_due(Oid owner);
 extern bool sabot_refill_is_due(void);
 extern bool sabot_refill_is_overdue(void);
 
