@@ -96,7 +96,7 @@ _PG_init(void)
 
 	sabot_pool_install_hooks();
 	sabot_jobs_install_hooks();
-	sabot_agent_set_source(sabot_jobs_work_source());
+	sabot_agent_set_source(SABOT_AGENTS, sabot_jobs_work_source());
 	if (!IsBinaryUpgrade)
 		sabot_pool_register_launcher();
 }

@@ -17,7 +17,11 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 
+#include "guc.h"
 #include "jobs/jobs.h"
+
+/* A pair is served this long, in ms, before another one's turn may come. */
+#define AGENT_SLICE_MS	250
 
 /*
  * attach - an agent has connected
@@ -34,7 +38,7 @@ attach(void)
 	CommitTransactionCommand();
 	if (!exists)
 	{
-		sabot_pool_forgive_pair(MyDatabaseId, GetSessionUserId());
+		sabot_pool_forgive_pair(sabot_my_pair());
 		proc_exit(0);
 	}
 	/* From here on pushes reach us, so that the scan after it misses none. */
@@ -57,7 +61,7 @@ detach(bool interrupted)
 static bool
 run_next(void)
 {
-	uint64		wake_seq = sabot_pool_wake_seq(MyDatabaseId, GetSessionUserId());
+	uint64		wake_seq = sabot_pool_wake_seq(sabot_my_pair());
 	SabotReady	entry;
 	char		queue[NAMEDATALEN];
 
@@ -80,9 +84,9 @@ run_next(void)
 			case SABOT_CLAIM_NONE:
 				if (!sabot_refill_is_due())
 				{
-					sabot_pool_no_work(MyDatabaseId, GetSessionUserId(), wake_seq);
+					sabot_pool_no_work(sabot_my_pair(), wake_seq);
 					if (sabot_ready_is_held())
-						sabot_pool_hold(MyDatabaseId, GetSessionUserId());
+						sabot_pool_hold(sabot_my_pair());
 					sabot_purge_if_due();
 					return false;
 				}
@@ -107,6 +111,10 @@ stopping(bool server_stops)
 }
 
 static const SabotWorkSource jobs_work_source = {
+	.type = "sabot agent",
+	.limit = &sabot_pool_size,
+	.idle_timeout = &sabot_agent_idle_timeout,
+	.slice_ms = AGENT_SLICE_MS,
 	.attach = attach,
 	.run_next = run_next,
 	.detach = detach,

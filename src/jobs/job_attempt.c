@@ -268,12 +268,13 @@ sabot_attempt_bury(int slotno, const SabotSlot *slot)
 	AttemptRecord record = {ATTEMPT_MAGIC, slot->dbid, slot->work_id,
 	slot->work_attempt, slot->pid, slot->work_start};
 	AttemptRecord none = {0};
+	SabotPairKey key = {slot->dbid, slot->roleid, slot->crew};
 
 	open_file();
 	if (slot->work_attempt > 0)
 		add_orphan(&record, slot->sqlstate, slot->error);
 	else
-		sabot_pool_wake(slot->dbid, slot->roleid, 1, GetCurrentTimestamp());
+		sabot_pool_wake(key, 1, GetCurrentTimestamp());
 	(void) write_record(slotno, &none);
 }
 

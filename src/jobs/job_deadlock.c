@@ -403,7 +403,7 @@ find_cycle_once(int64 work_id, const char *queue)
 		chain = all_wait_for_us(graph, sabot_queue_tag(queue), limit);
 	if (chain == NULL)
 	{
-		sabot_pool_totals(&totals);
+		sabot_pool_totals(SABOT_AGENTS, &totals);
 		if (totals.agents >= totals.limit || totals.no_worker_slot)
 			chain = all_wait_for_us(graph, 0, 1);
 	}

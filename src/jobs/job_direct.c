@@ -178,7 +178,7 @@ static void
 abandon_run(DirectRun *run)
 {
 	if (sabot_direct_withdraw() == SABOT_DIRECT_POSTED)
-		sabot_pool_took_work(MyDatabaseId, run->roleid);
+		sabot_pool_took_work(sabot_pair(run->roleid, SABOT_AGENTS));
 	else
 	{
 		(void) sabot_pool_interrupt(MyDatabaseId, -run->seq,
@@ -221,16 +221,16 @@ post_request(DirectRun *run)
 	run->next_check = TimestampTzPlusMilliseconds(now, POSTED_CHECK_MS);
 	run->deadlock_check = TimestampTzPlusMilliseconds(now, DeadlockTimeout);
 
-	if (!sabot_pool_prepare_pair(MyDatabaseId, run->roleid, false))
+	if (!sabot_pool_prepare_pair(sabot_pair(run->roleid, SABOT_AGENTS), false))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("too many databases and roles have work at once")));
-	if (sabot_pool_get_pair(MyDatabaseId, run->roleid, &pair))
+	if (sabot_pool_get_pair(sabot_pair(run->roleid, SABOT_AGENTS), &pair))
 		run->old_failures = pair.failures;
 	run->seq = sabot_direct_post(run->roleid,
 								 dsm_segment_handle(my_segment));
 	current_run = run;
-	sabot_pool_wake(MyDatabaseId, run->roleid, 1, 0);
+	sabot_pool_wake(sabot_pair(run->roleid, SABOT_AGENTS), 1, 0);
 }
 
 /*
@@ -383,7 +383,7 @@ check_agents_start(DirectRun *run)
 {
 	SabotPair	pair;
 
-	if (!sabot_pool_get_pair(MyDatabaseId, run->roleid, &pair))
+	if (!sabot_pool_get_pair(sabot_pair(run->roleid, SABOT_AGENTS), &pair))
 		return;
 	if (start_is_hopeless(run, &pair))
 		ereport(ERROR,
@@ -396,9 +396,9 @@ check_agents_start(DirectRun *run)
 	 * Wake another agent, in case the one we woke has left or somebody else
 	 * has taken our demand for served; but demand no more than we did.
 	 */
-	sabot_pool_wake(MyDatabaseId, run->roleid, 1, 0);
+	sabot_pool_wake(sabot_pair(run->roleid, SABOT_AGENTS), 1, 0);
 	if (pair.demand > 0)
-		sabot_pool_took_work(MyDatabaseId, run->roleid);
+		sabot_pool_took_work(sabot_pair(run->roleid, SABOT_AGENTS));
 }
 
 /*
@@ -413,7 +413,7 @@ check_not_taken(DirectRun *run)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("sabot.enabled is off")));
-	sabot_pool_totals(&totals);
+	sabot_pool_totals(SABOT_AGENTS, &totals);
 	if (totals.capacity == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),

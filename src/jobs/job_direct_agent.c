@@ -490,7 +490,7 @@ sabot_direct_run_next(void)
 		!sabot_direct_take(roleid, &work.ticket))
 		return false;
 
-	sabot_pool_took_work(MyDatabaseId, roleid);
+	sabot_pool_took_work(sabot_my_pair());
 	(void) sabot_pool_begin_work(-work.ticket.seq, 0);
 
 	/* From now on an interrupt finds us; did the caller go before that? */

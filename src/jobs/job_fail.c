@@ -260,7 +260,8 @@ sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
 	if (reason == SABOT_INTERRUPT_GIVE_BACK)
 	{
 		/* The row is as it was: whoever looks next will find it. */
-		sabot_pool_wake(MyDatabaseId, job->owner, 1, GetCurrentTimestamp());
+		sabot_pool_wake(sabot_job_pair(job->owner, job->queue), 1,
+						GetCurrentTimestamp());
 		return;
 	}
 	sabot_own_start_transaction(&own);

@@ -472,7 +472,7 @@ fill_group(Member *members, int *n, MemoryContext context)
 		result = take_member(&members[*n], *n > 0 ? end : 0);
 		if (result == MEMBER_ALONE)
 			return true;
-		sabot_pool_took_work(MyDatabaseId, GetSessionUserId());
+		sabot_pool_took_work(sabot_my_pair());
 		(void) sabot_pool_end_work();
 		*n += result == MEMBER_DONE;
 		if (ends_group || *n >= sabot_group_commit ||

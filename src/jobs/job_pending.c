@@ -140,6 +140,17 @@ sabot_submit_is_pending(int64 job_id)
 }
 
 /*
+ * same_pair - whether two submissions are for the same agents
+ */
+static bool
+same_pair(const Pending *a, const Pending *b)
+{
+	return a->kind == PENDING_SUBMIT && b->kind == PENDING_SUBMIT &&
+		a->owner == b->owner &&
+		sabot_queue_crew(a->queue) == sabot_queue_crew(b->queue);
+}
+
+/*
  * before_commit - do everything that can fail
  */
 static void
@@ -148,8 +159,9 @@ before_commit(void)
 	for (int i = 0; i < npending; i++)
 	{
 		if (pending[i].kind == PENDING_SUBMIT &&
-			(i == 0 || pending[i].owner != pending[i - 1].owner))
-			(void) sabot_pool_prepare_pair(MyDatabaseId, pending[i].owner,
+			(i == 0 || !same_pair(&pending[i], &pending[i - 1])))
+			(void) sabot_pool_prepare_pair(sabot_job_pair(pending[i].owner,
+														  pending[i].queue),
 										   pending[i].run_after == 0);
 		else if (pending[i].kind == PENDING_INTERRUPT)
 			pending[i].signaled = sabot_job_interrupt_row(pending[i].job_id,
@@ -158,38 +170,36 @@ before_commit(void)
 }
 
 /*
- * wake_owner - wake agents for the jobs of one owner
+ * wake_pair - wake agents for all submissions of the pair of one
  */
 static void
-wake_owner(Oid owner)
+wake_pair(const Pending *one)
 {
 	int64		nready = 0;
 	TimestampTz next_due = 0;
 
 	for (int i = 0; i < npending; i++)
 	{
-		if (pending[i].kind != PENDING_SUBMIT || pending[i].owner != owner)
+		if (!same_pair(&pending[i], one))
 			continue;
 		if (pending[i].run_after == 0)
 			nready++;
 		else if (next_due == 0 || pending[i].run_after < next_due)
 			next_due = pending[i].run_after;
 	}
-	sabot_pool_wake(MyDatabaseId, owner, nready, next_due);
+	sabot_pool_wake(sabot_job_pair(one->owner, one->queue), nready, next_due);
 }
 
 /*
- * is_first_of_owner - whether no earlier item has the same owner
+ * is_first_of_pair - whether no earlier item is for the same agents
  */
 static bool
-is_first_of_owner(int n)
+is_first_of_pair(int n)
 {
 	for (int i = n - 1; i >= 0; i--)
 	{
-		if (pending[i].kind != PENDING_SUBMIT)
-			continue;
-		/* Runs of the same owner are the rule: look no further. */
-		if (pending[i].owner == pending[n].owner)
+		/* Runs of the same pair are the rule: look no further. */
+		if (same_pair(&pending[i], &pending[n]))
 			return false;
 	}
 	return true;
@@ -210,7 +220,11 @@ after_commit(void)
 		item->submitted_at, now};
 
 		if (item->kind == PENDING_SUBMIT && item->run_after == 0)
-			sabot_ready_push(MyDatabaseId, item->owner, item->queue, &entry);
+		{
+			/* Other crews look into the table. */
+			if (sabot_queue_crew(item->queue) == SABOT_AGENTS)
+				sabot_ready_push(MyDatabaseId, item->owner, item->queue, &entry);
+		}
 		else if (item->kind == PENDING_INTERRUPT)
 		{
 			/* If its attempt has ended just now, a prober has to see to it. */
@@ -223,8 +237,8 @@ after_commit(void)
 			sabot_queue_changed(item->queue, item->paused, item->max_running);
 	}
 	for (int i = 0; i < npending; i++)
-		if (pending[i].kind == PENDING_SUBMIT && is_first_of_owner(i))
-			wake_owner(pending[i].owner);
+		if (pending[i].kind == PENDING_SUBMIT && is_first_of_pair(i))
+			wake_pair(&pending[i]);
 }
 
 /*

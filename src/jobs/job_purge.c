@@ -44,15 +44,26 @@ purge_step(TimestampTz before, Oid role)
 	Datum		values[] = {TimestampTzGetDatum(before),
 		ObjectIdGetDatum(role), BoolGetDatum(!OidIsValid(role)),
 	Int64GetDatum(sabot_catalog(false)->home)};
+	Datum		purged;
+	bool		isnull;
 
-	return sabot_spi("WITH d AS (DELETE FROM sabot.job_history WHERE job_id IN"
-					 " (SELECT h.job_id FROM sabot.job_history h WHERE h.finished_at < $1"
-					 " AND ($3 OR (h.home = $4 AND pg_has_role($2, h.owner, 'USAGE')))"
-					 " ORDER BY h.finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
-					 " RETURNING job_id), l AS ("
-					 "DELETE FROM sabot.job_attempt_log WHERE job_id IN (SELECT job_id FROM d))"
-					 " SELECT job_id FROM d",
-					 4, types, values, NULL, 0);
+	sabot_spi("WITH d AS (DELETE FROM sabot.job_history WHERE job_id IN"
+			  " (SELECT h.job_id FROM sabot.job_history h WHERE h.finished_at < $1"
+			  " AND ($3 OR (h.home = $4 AND pg_has_role($2, h.owner, 'USAGE')))"
+			  " ORDER BY h.finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
+			  " RETURNING job_id), l AS ("
+			  "DELETE FROM sabot.job_attempt_log WHERE job_id IN (SELECT job_id FROM d)), u AS ("
+			  "DELETE FROM sabot.job_units WHERE job_id IN (SELECT job_id FROM d))"
+			  " SELECT array_agg(job_id) FROM d",
+			  4, types, values, NULL, 0);
+	purged = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+						   &isnull);
+	if (isnull)
+		return 0;
+	if (sabot_job_extra())
+		sabot_job_extra()->forget(purged);
+	return ArrayGetNItems(ARR_NDIM(DatumGetArrayTypeP(purged)),
+						  ARR_DIMS(DatumGetArrayTypeP(purged)));
 }
 
 /*

@@ -441,9 +441,9 @@ sabot_ready_leave(bool interrupted)
 	}
 	LWLockRelease(ready->lock);
 	if (waiting || interrupted)
-		sabot_pool_wake(MyDatabaseId, my_roleid, 1, 0);
+		sabot_pool_wake(sabot_my_pair(), 1, 0);
 	if (held)
-		sabot_pool_hold(MyDatabaseId, my_roleid);
+		sabot_pool_hold(sabot_my_pair());
 	my_roleid = InvalidOid;
 }
 
@@ -574,7 +574,7 @@ sabot_ready_claim(SabotReady *entry, char *queue)
 	LWLockRelease(ready->lock);
 	/* What has been taken is still part of the demand. */
 	if (more > 0)
-		sabot_pool_more_work(MyDatabaseId, my_roleid, more + 1);
+		sabot_pool_more_work(sabot_my_pair(), more + 1);
 	return result;
 }
 

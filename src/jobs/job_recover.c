@@ -112,7 +112,7 @@ recover_signals(void)
 }
 
 /*
- * open_owners - roles with open jobs here, and when their next one is due
+ * open_owners - roles with open jobs for agents here
  *
  * A loose index scan over each of the two indexes.  The list of OIDs and the
  * array of times are in probe_context.
@@ -144,9 +144,9 @@ open_owners(void)
 				  " SELECT o.owner FROM (SELECT owner FROM q UNION SELECT owner FROM s) o"
 				  " WHERE o.owner IS NOT NULL AND ("
 				  " EXISTS (SELECT FROM sabot.job j WHERE j.owner = o.owner AND j.home = $1"
-				  " AND j.state = 'queued') OR"
+				  " AND j.queue <> '" SABOT_LLM_QUEUE "' AND j.state = 'queued') OR"
 				  " EXISTS (SELECT FROM sabot.job j WHERE j.owner = o.owner AND j.home = $1"
-				  " AND j.state = 'scheduled'))",
+				  " AND j.queue <> '" SABOT_LLM_QUEUE "' AND j.state = 'scheduled'))",
 				  1, types, values, NULL, 0);
 	for (int i = 0; i < n; i++)
 	{
@@ -187,18 +187,19 @@ why_no_agent(Oid roleid)
 }
 
 /*
- * fail_some - fail up to 1000 open jobs of a role that wait to be run
+ * fail_some - fail up to 1000 open jobs of a role that wait for a crew
  *
  * Returns how many there were.
  */
 static int
-fail_some(Oid owner, const char *sqlstate, const char *message,
-		  const char *hint)
+fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
+		  const char *message, const char *hint)
 {
-	Oid			types[] = {OIDOID, INT8OID, TEXTOID, TEXTOID, TEXTOID};
+	Oid			types[] = {OIDOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID};
 	Datum		values[] = {ObjectIdGetDatum(owner), 0,
 		CStringGetTextDatum(sqlstate), CStringGetTextDatum(message),
-	CStringGetTextDatum(hint)};
+		CStringGetTextDatum(hint),
+	BoolGetDatum(crew == SABOT_LLM_WORKERS)};
 	SabotOwn	own;
 	int64	   *ids;
 	int			n;
@@ -207,6 +208,7 @@ fail_some(Oid owner, const char *sqlstate, const char *message,
 	values[1] = Int64GetDatum(sabot_catalog(false)->home);
 	n = sabot_spi("WITH d AS (DELETE FROM sabot.job WHERE job_id IN"
 				  " (SELECT j.job_id FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
+				  " AND (j.queue = '" SABOT_LLM_QUEUE "') = $6"
 				  " AND (j.state = 'queued' OR (j.state = 'scheduled' AND j.run_after <= clock_timestamp()))"
 				  " LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING *)"
 				  " INSERT INTO sabot.job_history (job_id, parent_id, kind, name, owner, owner_name,"
@@ -219,7 +221,7 @@ fail_some(Oid owner, const char *sqlstate, const char *message,
 				  " keep_rows, submitted_at, run_after, retry_delay, timeout, command, params, settings,"
 				  " dedup_key, notify, depends_on, on_failure, started_at, $3, $4, $5,"
 				  " clock_timestamp() FROM d RETURNING job_id, name, notify",
-				  5, types, values, NULL, 0);
+				  6, types, values, NULL, 0);
 	ids = MemoryContextAlloc(probe_context, sizeof(int64) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
@@ -249,19 +251,24 @@ remember_due(Oid owner)
 {
 	TimestampTz due = sabot_refill_next_due(owner);
 
-	if (due != 0 && sabot_pool_prepare_pair(MyDatabaseId, owner, false))
-		sabot_pool_wake(MyDatabaseId, owner, 0, due);
+	if (due != 0 &&
+		sabot_pool_prepare_pair(sabot_pair(owner, SABOT_AGENTS), false))
+		sabot_pool_wake(sabot_pair(owner, SABOT_AGENTS), 0, due);
 }
 
 /*
- * probe_owner - have the open jobs of a role run, or fail them
+ * sabot_jobs_probe_owner - have the open jobs of a role that wait for a crew
+ * run, or fail them
+ *
+ * In a prober, in no transaction.
  */
-static void
-probe_owner(Oid owner)
+void
+sabot_jobs_probe_owner(Oid owner, SabotCrew crew)
 {
+	SabotPairKey key = sabot_pair(owner, crew);
 	SabotPair	pair;
 	const char *why;
-	bool		known = sabot_pool_get_pair(MyDatabaseId, owner, &pair);
+	bool		known = sabot_pool_get_pair(key, &pair);
 
 	StartTransactionCommand();
 	why = why_no_agent(owner);
@@ -269,14 +276,14 @@ probe_owner(Oid owner)
 
 	if (why != NULL)
 	{
-		while (fail_some(owner, unpack_sql_state(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+		while (fail_some(owner, crew, unpack_sql_state(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
 						 why, "Submit the job again as a role that may connect.") > 0)
 			CHECK_FOR_INTERRUPTS();
 	}
 	else if (known && pair.give_up)
 	{
-		while (fail_some(owner, unpack_sql_state(pair.sqlstate ? pair.sqlstate :
-												 ERRCODE_CONNECTION_FAILURE),
+		while (fail_some(owner, crew, unpack_sql_state(pair.sqlstate ? pair.sqlstate :
+													   ERRCODE_CONNECTION_FAILURE),
 						 psprintf("agents cannot start: %s", pair.error),
 						 "The server log says more. Use sabot.retry_job() when the cause is gone.") > 0)
 			CHECK_FOR_INTERRUPTS();
@@ -287,13 +294,15 @@ probe_owner(Oid owner)
 		 * "Due now" makes agents look for queues that are new to them, beside
 		 * whatever else they have to do.
 		 */
-		sabot_ready_distrust(MyDatabaseId, owner);
-		(void) sabot_pool_prepare_pair(MyDatabaseId, owner, false);
-		sabot_pool_wake(MyDatabaseId, owner, 1, GetCurrentTimestamp());
+		if (crew == SABOT_AGENTS)
+			sabot_ready_distrust(MyDatabaseId, owner);
+		(void) sabot_pool_prepare_pair(key, false);
+		sabot_pool_wake(key, 1, GetCurrentTimestamp());
 		return;
 	}
-	sabot_pool_forgive_pair(MyDatabaseId, owner);
-	remember_due(owner);
+	sabot_pool_forgive_pair(key);
+	if (crew == SABOT_AGENTS)
+		remember_due(owner);
 }
 
 /*
@@ -307,8 +316,9 @@ forgive_pairs(List *owners)
 
 	for (int i = 0; i < n; i++)
 		if (pairs[i].key.dbid == MyDatabaseId && pairs[i].failures > 0 &&
+			pairs[i].key.crew == SABOT_AGENTS &&
 			!list_member_oid(owners, pairs[i].key.roleid))
-			sabot_pool_forgive_pair(MyDatabaseId, pairs[i].key.roleid);
+			sabot_pool_forgive_pair(pairs[i].key);
 	pfree(pairs);
 }
 
@@ -337,7 +347,7 @@ sabot_jobs_probe(void)
 		recover_signals();
 		owners = open_owners();
 		foreach(lc, owners)
-			probe_owner(lfirst_oid(lc));
+			sabot_jobs_probe_owner(lfirst_oid(lc), SABOT_AGENTS);
 		sabot_purge_if_due();
 	}
 	forgive_pairs(owners);

@@ -5,7 +5,7 @@
  *
  * Done when an agent's pair has no other agent yet, when a lane has run out
  * but the table has more, when scheduled jobs are due, and every few seconds
- * of idleness, in case a wake was lost.
+ * of idleness, in case a wake was lost.  Jobs of other crews are left alone.
  *
  * IDENTIFICATION
  *		src/jobs/job_refill.c
@@ -127,6 +127,7 @@ queue_due(void)
 	n = sabot_spi("UPDATE sabot.job SET state = 'queued' WHERE job_id IN"
 				  " (SELECT j.job_id FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
 				  " AND j.state = 'scheduled' AND j.run_after <= clock_timestamp()"
+				  " AND j.queue <> '" SABOT_LLM_QUEUE "'"
 				  " ORDER BY j.run_after LIMIT 1000 FOR UPDATE SKIP LOCKED)"
 				  " RETURNING job_id, priority, queue",
 				  2, types, values, NULL, 0);
@@ -146,7 +147,7 @@ queue_due(void)
 }
 
 /*
- * sabot_refill_next_due - when the next scheduled job of a role is due here
+ * sabot_refill_next_due - when the next job of a role that agents run is due
  *
  * Returns 0 if there is none.  To be called in no transaction.
  */
@@ -162,7 +163,8 @@ sabot_refill_next_due(Oid owner)
 	values[0] = ObjectIdGetDatum(owner);
 	values[1] = Int64GetDatum(sabot_catalog(false)->home);
 	if (sabot_spi("SELECT run_after FROM sabot.job WHERE owner = $1 AND home = $2"
-				  " AND state = 'scheduled' ORDER BY run_after LIMIT 1",
+				  " AND state = 'scheduled' AND queue <> '" SABOT_LLM_QUEUE "'"
+				  " ORDER BY run_after LIMIT 1",
 				  2, types, values, NULL, 0) > 0)
 	{
 		bool		isnull;
@@ -185,10 +187,10 @@ note_next_due(void)
 {
 	TimestampTz due;
 
-	sabot_pool_set_due(MyDatabaseId, GetSessionUserId(), 0);
+	sabot_pool_set_due(sabot_my_pair(), 0);
 	due = sabot_refill_next_due(GetSessionUserId());
 	if (due != 0)
-		sabot_pool_wake(MyDatabaseId, GetSessionUserId(), 0, due);
+		sabot_pool_wake(sabot_my_pair(), 0, due);
 }
 
 /*
@@ -216,7 +218,7 @@ ready_queues(MemoryContext context)
 				  " AND j.home = $2 AND j.state = 'queued' AND j.queue > q.queue"
 				  " ORDER BY j.queue LIMIT 1)"
 				  " FROM q WHERE q.queue IS NOT NULL)"
-				  " SELECT queue FROM q WHERE queue IS NOT NULL",
+				  " SELECT queue FROM q WHERE queue <> '" SABOT_LLM_QUEUE "'",
 				  2, types, values, NULL, 0);
 	for (int i = 0; i < n; i++)
 	{
@@ -241,7 +243,7 @@ sabot_refill_is_due(void)
 
 	if (TimestampDifferenceExceeds(last_full_scan, now, FULL_SCAN_MS))
 		return true;
-	return sabot_pool_get_pair(MyDatabaseId, GetSessionUserId(), &pair) &&
+	return sabot_pool_get_pair(sabot_my_pair(), &pair) &&
 		pair.next_due != 0 && pair.next_due <= now;
 }
 

@@ -408,7 +408,7 @@ sabot_run_put_back(const SabotReady *entry, const char *queue)
 {
 	(void) sabot_pool_end_work();
 	sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, entry);
-	sabot_pool_wake(MyDatabaseId, GetSessionUserId(), 1, 0);
+	sabot_pool_wake(sabot_my_pair(), 1, 0);
 }
 
 /*
@@ -429,7 +429,7 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 		sabot_run_put_back(entry, queue);
 	else
 	{
-		sabot_pool_took_work(MyDatabaseId, GetSessionUserId());
+		sabot_pool_took_work(sabot_my_pair());
 		if (job != NULL)
 			run_loaded(job, entry);
 		if (sabot_pool_end_work())

@@ -47,6 +47,7 @@
 typedef struct WaitFacts
 {
 	const char *state;			/* as job_status shows it */
+	int64		job_id;
 	const char *queue;
 	bool		queue_paused;
 	int			queue_limit;	/* 0 = none */
@@ -304,12 +305,12 @@ why_owner(Oid owner)
  * why_pair - the reason that agents of the owner cannot start, or NULL
  */
 static char *
-why_pair(Oid owner)
+why_pair(const WaitFacts *job)
 {
 	SabotPair	pair;
 	int64		wait_us;
 
-	if (!sabot_pool_get_pair(MyDatabaseId, owner, &pair) ||
+	if (!sabot_pool_get_pair(sabot_job_pair(job->owner, job->queue), &pair) ||
 		(pair.failures == 0 && !pair.give_up))
 		return NULL;
 	wait_us = pair.retry_at - GetCurrentTimestamp();
@@ -317,6 +318,18 @@ why_pair(Oid owner)
 		return psprintf("agents cannot start: %s", pair.error);
 	return psprintf("agents cannot start: %s, next try in " INT64_FORMAT " s",
 					pair.error, (wait_us + USECS_PER_SEC - 1) / USECS_PER_SEC);
+}
+
+/*
+ * why_room - the reason that the room of the job's crew knows of, or NULL
+ */
+static char *
+why_room(const WaitFacts *job)
+{
+	if (sabot_queue_crew(job->queue) != SABOT_LLM_WORKERS ||
+		sabot_job_extra() == NULL)
+		return NULL;
+	return sabot_job_extra()->wait_reason(job->job_id);
 }
 
 /*
@@ -337,19 +350,21 @@ why_queue_limit(const WaitFacts *job)
  * why_pool - the reason that there is no agent to be had, or NULL
  */
 static char *
-why_pool(void)
+why_pool(SabotCrew crew)
 {
 	SabotPoolTotals totals;
+	bool		agents = crew == SABOT_AGENTS;
 
-	sabot_pool_totals(&totals);
-	if (totals.capacity <= 0)
+	sabot_pool_totals(crew, &totals);
+	if (agents && totals.capacity <= 0)
 		return pstrdup("no background worker slot: raise max_worker_processes");
 	if (totals.limit <= 0)
-		return pstrdup("sabot.pool_size is 0");
+		return psprintf("sabot.%s is 0", agents ? "pool_size" : "llm_workers");
 	if (totals.idle == 0 && totals.starting == 0)
 	{
 		if (totals.agents >= totals.limit)
-			return psprintf("all %d agents are busy", totals.agents);
+			return psprintf("all %d %s are busy", totals.agents,
+							agents ? "agents" : "LLM workers");
 		if (totals.no_worker_slot)
 			return pstrdup("no background worker slot: raise max_worker_processes");
 	}
@@ -372,9 +387,10 @@ explain_wait(const WaitFacts *job)
 	if ((why = why_held(job)) != NULL ||
 		(why = why_server()) != NULL ||
 		(why = why_owner(job->owner)) != NULL ||
-		(why = why_pair(job->owner)) != NULL ||
+		(why = why_pair(job)) != NULL ||
+		(why = why_room(job)) != NULL ||
 		(why = why_queue_limit(job)) != NULL ||
-		(why = why_pool()) != NULL)
+		(why = why_pool(sabot_queue_crew(job->queue))) != NULL)
 		return why;
 	return pstrdup("about to start");
 }
@@ -401,8 +417,8 @@ text_arg(FunctionCallInfo fcinfo, int argno)
 }
 
 /*
- * SQL: sabot.wait_reason(state text, queue text, queue_paused boolean,
- *		queue_limit int, owner oid, home bigint, run_after timestamptz,
+ * SQL: sabot.wait_reason(job_id bigint, state text, queue text,
+ *		queue_paused boolean, queue_limit int, owner oid, home bigint, run_after timestamptz,
  *		reason text, sqlstate text, waits_for bigint[]) RETURNS text
  *
  * Why a job waits; NULL if it does not, or is none of the caller's business.
@@ -412,26 +428,27 @@ sabot_wait_reason(PG_FUNCTION_ARGS)
 {
 	WaitFacts	job = {0};
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(4) ||
-		PG_ARGISNULL(5))
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2) ||
+		PG_ARGISNULL(5) || PG_ARGISNULL(6))
 		PG_RETURN_NULL();
 
-	job.state = text_arg(fcinfo, 0);
-	job.owner = PG_GETARG_OID(4);
-	job.home = PG_GETARG_INT64(5);
+	job.job_id = PG_GETARG_INT64(0);
+	job.state = text_arg(fcinfo, 1);
+	job.owner = PG_GETARG_OID(5);
+	job.home = PG_GETARG_INT64(6);
 	if (!is_waiting_state(job.state))
 		PG_RETURN_NULL();
 	if (job.home == sabot_catalog(false)->home &&
 		!is_privileged(job.owner) && !sees_all_jobs())
 		PG_RETURN_NULL();
 
-	job.queue = text_arg(fcinfo, 1);
-	job.queue_paused = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
-	job.queue_limit = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT32(3);
-	job.run_after = PG_ARGISNULL(6) ? 0 : PG_GETARG_TIMESTAMPTZ(6);
-	job.reason = text_arg(fcinfo, 7);
-	job.sqlstate = text_arg(fcinfo, 8);
-	job.waits_for = PG_ARGISNULL(9) ? NULL : PG_GETARG_ARRAYTYPE_P(9);
+	job.queue = text_arg(fcinfo, 2);
+	job.queue_paused = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+	job.queue_limit = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT32(4);
+	job.run_after = PG_ARGISNULL(7) ? 0 : PG_GETARG_TIMESTAMPTZ(7);
+	job.reason = text_arg(fcinfo, 8);
+	job.sqlstate = text_arg(fcinfo, 9);
+	job.waits_for = PG_ARGISNULL(10) ? NULL : PG_GETARG_ARRAYTYPE_P(10);
 
 	PG_RETURN_TEXT_P(cstring_to_text(explain_wait(&job)));
 }

@@ -238,6 +238,44 @@ begin_submission(Submission *s, const char *function)
 }
 
 /*
+ * check_job_name - raise 22001 for a name that is too long; NULL is none
+ */
+static void
+check_job_name(const char *name)
+{
+	if (name && strlen(name) > MAX_NAME_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
+				 errmsg("name of a job is longer than %d bytes", MAX_NAME_BYTES)));
+}
+
+/*
+ * check_channel - raise 22023 for what can be no channel to notify
+ */
+static void
+check_channel(const char *channel)
+{
+	if (channel[0] == '\0' || strlen(channel) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid channel name: \"%s\"", channel)));
+}
+
+/*
+ * check_priority - raise 22023 for a priority that is out of range
+ */
+static void
+check_priority(int32 priority)
+{
+	if (priority < SABOT_MIN_PRIORITY || priority > SABOT_MAX_PRIORITY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("priority %d is out of range", priority),
+				 errdetail("Priorities go from %d to %d.",
+						   SABOT_MIN_PRIORITY, SABOT_MAX_PRIORITY)));
+}
+
+/*
  * set_identity - name, queue and priority, arguments name to priority
  */
 static void
@@ -245,11 +283,8 @@ set_identity(Submission *s, FunctionCallInfo fcinfo, int name, int queue,
 			 int priority)
 {
 	set_arg(s, P_NAME, fcinfo, name);
-	if (!PG_ARGISNULL(name) &&
-		VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(name)) > MAX_NAME_BYTES)
-		ereport(ERROR,
-				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
-				 errmsg("name of a job is longer than %d bytes", MAX_NAME_BYTES)));
+	if (!PG_ARGISNULL(name))
+		check_job_name(text_to_cstring(PG_GETARG_TEXT_PP(name)));
 
 	if (PG_ARGISNULL(queue))
 		ereport(ERROR,
@@ -257,15 +292,15 @@ set_identity(Submission *s, FunctionCallInfo fcinfo, int name, int queue,
 				 errmsg("queue must not be null")));
 	s->queue = text_to_cstring(PG_GETARG_TEXT_PP(queue));
 	sabot_check_queue_name(s->queue);
+	if (sabot_queue_crew(s->queue) != SABOT_AGENTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("queue \"%s\" is reserved for LLM jobs", s->queue),
+				 errhint("Choose another queue, or use sabot.submit_llm_job().")));
 	set_arg(s, P_QUEUE, fcinfo, queue);
 
 	s->priority = required_int(fcinfo, priority, "priority");
-	if (s->priority < SABOT_MIN_PRIORITY || s->priority > SABOT_MAX_PRIORITY)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("priority %d is out of range", s->priority),
-				 errdetail("Priorities go from %d to %d.",
-						   SABOT_MIN_PRIORITY, SABOT_MAX_PRIORITY)));
+	check_priority(s->priority);
 	set_arg(s, P_PRIORITY, fcinfo, priority);
 }
 
@@ -310,15 +345,7 @@ set_results(Submission *s, FunctionCallInfo fcinfo, int keep_rows, int notify)
 		invalid("keep_rows must not be negative");
 	set_arg(s, P_KEEP_ROWS, fcinfo, keep_rows);
 	if (!PG_ARGISNULL(notify))
-	{
-		Size		len = VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(notify));
-
-		if (len == 0 || len >= NAMEDATALEN)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("invalid channel name: \"%s\"",
-							text_to_cstring(PG_GETARG_TEXT_PP(notify)))));
-	}
+		check_channel(text_to_cstring(PG_GETARG_TEXT_PP(notify)));
 	set_arg(s, P_NOTIFY, fcinfo, notify);
 }
 
@@ -414,7 +441,7 @@ insert_jobs(Submission *s, const char *sql, const Oid *types, int64 **ids)
  * longer than all the rest.
  */
 static int64
-insert_row(Submission *s)
+insert_row(Submission *s, const char *kind)
 {
 	static const int column_of[NPARAMS] = {
 		JOB_NAME, JOB_OWNER, JOB_OWNER_NAME, JOB_HOME, JOB_QUEUE,
@@ -434,7 +461,7 @@ insert_row(Submission *s)
 		isnull[column_of[i]] = s->nulls[i] != ' ';
 	}
 	values[JOB_ID] = Int64GetDatum(job_id);
-	values[JOB_KIND] = CStringGetTextDatum("job");
+	values[JOB_KIND] = CStringGetTextDatum(kind);
 	values[JOB_STATE] = ObjectIdGetDatum(cat->states[s->run_after ?
 													 SABOT_JOB_SCHEDULED : SABOT_JOB_QUEUED]);
 	isnull[JOB_ID] = isnull[JOB_KIND] = isnull[JOB_STATE] = false;
@@ -444,6 +471,39 @@ insert_row(Submission *s)
 						 DatumGetObjectId(s->values[P_OWNER]),
 						 s->run_after, s->submitted_at);
 	return job_id;
+}
+
+/*
+ * sabot_job_submit - insert a job of the room above; returns its id
+ *
+ * Raises what submit_job() raises for the same values, for a role that no
+ * worker can be, and without preload.
+ */
+int64
+sabot_job_submit(const SabotNewJob *job, const char *function)
+{
+	Submission	s;
+
+	begin_submission(&s, function);
+	check_job_name(job->name);
+	check_priority(job->priority);
+	s.queue = pstrdup(job->queue);
+	s.priority = job->priority;
+	if (job->run_after > s.submitted_at)
+		s.run_after = job->run_after;
+	if (job->name)
+		set_value(&s, P_NAME, CStringGetTextDatum(job->name));
+	set_value(&s, P_QUEUE, CStringGetTextDatum(job->queue));
+	set_value(&s, P_PRIORITY, Int32GetDatum(job->priority));
+	set_value(&s, P_MAX_ATTEMPTS, Int32GetDatum(1));
+	if (job->run_after != 0)
+		set_value(&s, P_RUN_AFTER, TimestampTzGetDatum(job->run_after));
+	if (job->notify)
+		check_channel(job->notify);
+	if (job->notify)
+		set_value(&s, P_NOTIFY, CStringGetTextDatum(job->notify));
+	set_value(&s, P_COMMAND, CStringGetTextDatum(job->command));
+	return insert_row(&s, job->kind);
 }
 
 /*
@@ -483,7 +543,7 @@ submit_one(Submission *s)
 	int64	   *ids;
 
 	if (s->nulls[P_DEDUP_KEY] != ' ')
-		return insert_row(s);
+		return insert_row(s, "job");
 	for (;;)
 	{
 		int64		job_id;

@@ -28,6 +28,12 @@
 /* Attempts after class 40 and 55P03 errors that are not counted. */
 #define SABOT_MAX_FREE_RETRIES		10
 
+/*
+ * The queue of the jobs that workers of the LLM crew run; the room above
+ * submits to it, and nobody else.
+ */
+#define SABOT_LLM_QUEUE				"llm"
+
 #define SABOT_MIN_PRIORITY			(-1000)
 #define SABOT_MAX_PRIORITY			1000
 
@@ -233,6 +239,21 @@ extern void sabot_ready_end_fill(const char *queue, bool more, int32 priority,
 extern bool sabot_ready_lane_to_fill(char *queue);
 extern bool sabot_ready_is_stocked(const char *queue);
 
+/* What the room above adds to jobs of its queue. */
+typedef struct SabotJobExtra
+{
+	char	   *(*wait_reason) (int64 job_id);	/* or NULL, in a transaction */
+	void		(*forget) (Datum job_ids);	/* bigint[]: they were purged */
+} SabotJobExtra;
+
+/* in job_kind.c: which crew runs a job, and what it knows of it */
+extern SabotCrew sabot_queue_crew(const char *queue);
+extern SabotPairKey sabot_job_pair(Oid owner, const char *queue);
+extern void sabot_job_set_extra(const SabotJobExtra *extra);
+extern const SabotJobExtra *sabot_job_extra(void);
+extern void sabot_job_note_units(int64 job_id, int64 total, int64 done,
+								 int64 failed);
+
 /* in job_queue.c: pause and limits of queues, in shared memory */
 extern Size sabot_queue_shmem_size(void);
 extern void sabot_queue_shmem_init(LWLock *lock);
@@ -290,6 +311,7 @@ extern bool sabot_job_lost(const SabotOrphan *orphan);
 
 /* in job_recover.c */
 extern void sabot_jobs_probe(void);
+extern void sabot_jobs_probe_owner(Oid owner, SabotCrew crew);
 
 /* in job_purge.c */
 extern void sabot_purge_if_due(void);
@@ -319,7 +341,20 @@ extern bool sabot_direct_run_next(void);
 /* in job_control.c */
 extern bool sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason);
 
+/* A job the room above submits; what is not here is as by default. */
+typedef struct SabotNewJob
+{
+	const char *kind;
+	const char *queue;
+	const char *name;			/* or NULL */
+	const char *command;
+	int			priority;
+	TimestampTz run_after;		/* 0 if none */
+	const char *notify;			/* or NULL */
+} SabotNewJob;
+
 /* in job_submit.c */
+extern int64 sabot_job_submit(const SabotNewJob *job, const char *function);
 extern void sabot_check_owner_can_login(Oid roleid);
 
 #endif							/* SABOT_JOBS_H */

@@ -147,6 +147,16 @@ COMMENT ON TABLE job_attempt_log IS 'attempts that did not complete their job';
 
 CREATE INDEX job_attempt_log_idx ON job_attempt_log (job_id, attempt);
 
+CREATE TABLE job_units (
+	job_id       bigint      NOT NULL PRIMARY KEY,
+	total        bigint,
+	done         bigint      NOT NULL,
+	failed       bigint      NOT NULL
+) USING heap;
+
+COMMENT ON TABLE job_units IS
+	'how far jobs are that count units of their own and have no children';
+
 -- An owner's word to a job that was running when it was given: durable before
 -- the agent is interrupted, so that a crash in between does not forget it.
 CREATE TABLE job_signal (
@@ -168,6 +178,7 @@ COMMENT ON COLUMN queue.max_running IS 'jobs of the queue that may run at once, 
 SELECT pg_catalog.pg_extension_config_dump('job', '');
 SELECT pg_catalog.pg_extension_config_dump('job_history', '');
 SELECT pg_catalog.pg_extension_config_dump('job_attempt_log', '');
+SELECT pg_catalog.pg_extension_config_dump('job_units', '');
 SELECT pg_catalog.pg_extension_config_dump('job_signal', '');
 SELECT pg_catalog.pg_extension_config_dump('queue', '');
 SELECT pg_catalog.pg_extension_config_dump('job_job_id_seq', '');

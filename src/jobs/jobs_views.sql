@@ -57,17 +57,17 @@ COMMENT ON FUNCTION running_job() IS
 
 REVOKE ALL ON FUNCTION running_job() FROM PUBLIC;
 
-CREATE FUNCTION wait_reason(state text, queue text, queue_paused boolean,
-	queue_limit integer, owner oid, home bigint, run_after timestamptz,
+CREATE FUNCTION wait_reason(job_id bigint, state text, queue text,
+	queue_paused boolean, queue_limit integer, owner oid, home bigint, run_after timestamptz,
 	reason text, sqlstate text, waits_for bigint[]) RETURNS text
 	AS 'MODULE_PATHNAME', 'sabot_wait_reason'
 	LANGUAGE C CALLED ON NULL INPUT STABLE PARALLEL RESTRICTED COST 100;
 
-COMMENT ON FUNCTION wait_reason(text, text, boolean, integer, oid, bigint,
+COMMENT ON FUNCTION wait_reason(bigint, text, text, boolean, integer, oid, bigint,
 	timestamptz, text, text, bigint[]) IS
 	'why a job waits, NULL if it does not';
 
-REVOKE ALL ON FUNCTION wait_reason(text, text, boolean, integer, oid, bigint,
+REVOKE ALL ON FUNCTION wait_reason(bigint, text, text, boolean, integer, oid, bigint,
 	timestamptz, text, text, bigint[]) FROM PUBLIC;
 
 -- An unfinished job as it is now, which is more than its row says; for views
@@ -126,7 +126,7 @@ CREATE VIEW any_job WITH (security_barrier) AS
 	FROM (
 		SELECT j.job_id, j.parent_id, j.name, j.kind, j.owner, j.owner_name,
 			j.home, j.queue, j.priority, j.state,
-			wait_reason(j.state::text, j.queue, j.queue_paused, j.queue_limit,
+			wait_reason(j.job_id, j.state::text, j.queue, j.queue_paused, j.queue_limit,
 				j.owner, j.home, j.run_after, j.reason, j.sqlstate,
 				j.waits_for) AS wait_reason,
 			j.attempt, j.max_attempts, j.losses, j.atomic, j.pid, j.command,
@@ -208,18 +208,24 @@ CREATE VIEW job_progress AS
 			repeat('-', 20 - (p.percent / 5)::integer), p.percent) AS bar
 	FROM (
 		SELECT j.job_id, j.name, j.state, j.finished_at, n.total, n.done,
-			n.failed, n.rows, (100 * n.done / n.total)::integer AS percent,
+			n.failed, n.rows,
+			CASE WHEN n.total > 0 THEN (100 * n.done / n.total)::integer
+				ELSE 100 END AS percent,
 			EXTRACT(epoch FROM COALESCE(j.finished_at, clock_timestamp()) -
 					COALESCE(j.started_at, n.started_at))::double precision
 				AS seconds
-		FROM job_status AS j,
+		FROM job_status AS j
+			LEFT JOIN job_units AS u ON u.job_id = j.job_id,
 			LATERAL (
-				SELECT CASE WHEN count(*) = 0 THEN 1 ELSE count(*) END AS total,
-					CASE WHEN count(*) > 0
+				SELECT CASE WHEN u.job_id IS NOT NULL THEN u.total
+						WHEN count(*) = 0 THEN 1 ELSE count(*) END AS total,
+					CASE WHEN u.job_id IS NOT NULL THEN u.done
+						WHEN count(*) > 0
 						THEN count(*) FILTER (WHERE t.state = 'completed')
 						WHEN j.state = 'completed' THEN 1 ELSE 0
 					END AS done,
-					CASE WHEN count(*) > 0 THEN
+					CASE WHEN u.job_id IS NOT NULL THEN u.failed
+						WHEN count(*) > 0 THEN
 						count(*) FILTER (WHERE t.state IN
 							('failed', 'canceled', 'skipped'))
 						WHEN j.state IN ('failed', 'canceled', 'skipped')
@@ -233,7 +239,7 @@ CREATE VIEW job_progress AS
 				WHERE t.parent_id = j.job_id AND j.kind <> 'job') AS n) AS p;
 
 COMMENT ON VIEW job_progress IS
-	'how far each job is, counted in its children, or as one unit if it has none';
+	'how far each job is, counted in its children, its items, or as one unit if it has neither';
 COMMENT ON COLUMN job_progress.done IS 'units completed';
 COMMENT ON COLUMN job_progress.failed IS
 	'units that ended otherwise: failed, canceled or skipped';

@@ -17,6 +17,7 @@
 #define SABOT_POOL_H
 
 #include "datatype/timestamp.h"
+#include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
@@ -48,6 +49,25 @@ typedef enum SabotInterrupt
 } SabotInterrupt;
 
 /*
+ * Kinds of workers: each has its own limit and its own work.  "Agent" stands
+ * for a worker of any kind where the difference does not matter.
+ */
+typedef enum SabotCrew
+{
+	SABOT_AGENTS,				/* run jobs and queries */
+	SABOT_LLM_WORKERS,			/* send requests to model servers */
+	SABOT_NCREWS
+} SabotCrew;
+
+/* A (database, role) that has, had or will have work for a crew. */
+typedef struct SabotPairKey
+{
+	Oid			dbid;
+	Oid			roleid;
+	int32		crew;			/* a SabotCrew; no padding in a hash key */
+} SabotPairKey;
+
+/*
  * One agent.  Protected by the pool's lock, except that the agent itself may
  * read without it what only it writes.
  */
@@ -57,6 +77,7 @@ typedef struct SabotSlot
 	uint64		generation;		/* of the process, unique within the slot */
 	Oid			dbid;
 	Oid			roleid;
+	SabotCrew	crew;
 	pid_t		pid;			/* 0 until the process has attached */
 	Latch	   *latch;			/* of the process, NULL until attached */
 	TimestampTz since;			/* when state last changed */
@@ -88,13 +109,6 @@ typedef struct SabotSlot
 	int			sqlstate;
 	char		error[SABOT_ERROR_LEN];
 } SabotSlot;
-
-/* A (database, role) that has, had or will have work. */
-typedef struct SabotPairKey
-{
-	Oid			dbid;
-	Oid			roleid;
-} SabotPairKey;
 
 typedef struct SabotPair
 {
@@ -133,7 +147,10 @@ typedef struct SabotPoolTotals
 } SabotPoolTotals;
 
 /*
- * What the room above does inside the pool's processes.  run_next: agent, in
+ * What a room above does inside the pool's processes, for one crew.  type is
+ * what its processes are called, limit how many there may be at once,
+ * idle_timeout how long one stays without work, in s, -1 for ever, slice_ms
+ * how long it serves its pair while another one waits.  run_next: agent, in
  * no transaction; true if it did something.  attach/detach: agent, once.
  * probe: prober, in no transaction.  startup and bury: launcher, no
  * transaction, no database; bury gets a copy of a slot in state LOST.
@@ -142,6 +159,10 @@ typedef struct SabotPoolTotals
  */
 typedef struct SabotWorkSource
 {
+	const char *type;
+	const int  *limit;
+	const int  *idle_timeout;
+	int			slice_ms;
 	void		(*attach) (void);
 	bool		(*run_next) (void);
 	void		(*detach) (bool interrupted);
@@ -163,12 +184,23 @@ typedef enum SabotComponent
 	SABOT_NCOMPONENTS
 } SabotComponent;
 
+/*
+ * The pair of this database and a role.
+ */
+static inline SabotPairKey
+sabot_pair(Oid roleid, SabotCrew crew)
+{
+	SabotPairKey key = {MyDatabaseId, roleid, crew};
+
+	return key;
+}
+
 /* in pool_shared.c */
 extern Size sabot_pool_shmem_size(void);
 extern void sabot_pool_shmem_init(void);
 extern bool sabot_pool_attached(void);
 extern void sabot_pool_require(void);
-extern void sabot_pool_totals(SabotPoolTotals *totals);
+extern void sabot_pool_totals(SabotCrew crew, SabotPoolTotals *totals);
 extern void sabot_pool_settings_changed(void);
 extern uint64 sabot_pool_settings_epoch(void);
 
@@ -178,7 +210,7 @@ extern int	sabot_pool_nslots(void);
 extern void sabot_pool_copy_slots(SabotSlot *slots);
 extern bool sabot_pool_is_alive(int slotno, uint64 generation);
 extern uint64 sabot_pool_generation(int slotno);
-extern int	sabot_pool_stop_agents(Oid dbid, Oid roleid);
+extern int	sabot_pool_stop_agents(SabotPairKey key);
 
 /* in pool_work.c */
 extern bool sabot_pool_begin_work(int64 work_id, uint64 work_tag);
@@ -201,22 +233,22 @@ extern int	sabot_pool_agents_in(Oid dbid, bool busy_too);
 extern void sabot_pool_request_probe(Oid dbid);
 
 /* in pool_pair.c */
-extern bool sabot_pool_get_pair(Oid dbid, Oid roleid, SabotPair *pair);
+extern bool sabot_pool_get_pair(SabotPairKey key, SabotPair *pair);
 extern int	sabot_pool_copy_pairs(SabotPair *pairs, int maxpairs);
-extern void sabot_pool_took_work(Oid dbid, Oid roleid);
-extern void sabot_pool_more_work(Oid dbid, Oid roleid, int n);
-extern void sabot_pool_hold(Oid dbid, Oid roleid);
-extern void sabot_pool_no_work(Oid dbid, Oid roleid, uint64 wake_seq);
-extern void sabot_pool_set_due(Oid dbid, Oid roleid, TimestampTz next_due);
-extern void sabot_pool_want_agents(Oid dbid, Oid roleid, int n);
-extern void sabot_pool_forgive_pair(Oid dbid, Oid roleid);
+extern void sabot_pool_took_work(SabotPairKey key);
+extern void sabot_pool_more_work(SabotPairKey key, int n);
+extern void sabot_pool_hold(SabotPairKey key);
+extern void sabot_pool_no_work(SabotPairKey key, uint64 wake_seq);
+extern void sabot_pool_set_due(SabotPairKey key, TimestampTz next_due);
+extern void sabot_pool_want_agents(SabotPairKey key, int n);
+extern void sabot_pool_forgive_pair(SabotPairKey key);
 
 /* in pool_wake.c */
-extern bool sabot_pool_prepare_pair(Oid dbid, Oid roleid, bool announce);
-extern void sabot_pool_wake(Oid dbid, Oid roleid, int64 nunits,
+extern bool sabot_pool_prepare_pair(SabotPairKey key, bool announce);
+extern void sabot_pool_wake(SabotPairKey key, int64 nunits,
 							TimestampTz next_due);
 extern void sabot_pool_wake_all(Oid dbid);
-extern uint64 sabot_pool_wake_seq(Oid dbid, Oid roleid);
+extern uint64 sabot_pool_wake_seq(SabotPairKey key);
 
 /* in pool_schedule.c */
 extern bool sabot_agent_must_leave(void);
@@ -226,8 +258,10 @@ extern void sabot_pool_register_launcher(void);
 extern PGDLLEXPORT void sabot_launcher_main(Datum arg);
 
 /* in pool_agent.c */
-extern void sabot_agent_set_source(const SabotWorkSource *source);
-extern const SabotWorkSource *sabot_agent_source(void);
+extern void sabot_agent_set_source(SabotCrew crew,
+								   const SabotWorkSource *source);
+extern const SabotWorkSource *sabot_agent_source(SabotCrew crew);
+extern SabotPairKey sabot_my_pair(void);
 extern SabotInterrupt sabot_agent_interrupted(void);
 extern void sabot_agent_accept_interrupts(bool accept);
 extern bool sabot_agent_authority_changed(void);

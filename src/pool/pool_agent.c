@@ -60,7 +60,8 @@
 /* Memory in use is published when idle, and after this many units of work. */
 #define MEMORY_REPORT_EVERY 256
 
-static const SabotWorkSource *work_source = NULL;
+static const SabotWorkSource *sources[SABOT_NCREWS];
+static const SabotWorkSource *work_source = NULL;	/* this process's */
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
 static SabotSlot *my_slot = NULL;
@@ -74,21 +75,30 @@ static uint32 my_database_hash;
 static uint64 my_settings_epoch;
 
 /*
- * sabot_agent_set_source - register what agents work on
+ * sabot_agent_set_source - register what the agents of a crew work on
  */
 void
-sabot_agent_set_source(const SabotWorkSource *source)
+sabot_agent_set_source(SabotCrew crew, const SabotWorkSource *source)
 {
-	work_source = source;
+	sources[crew] = source;
 }
 
 /*
- * sabot_agent_source - what agents work on
+ * sabot_agent_source - what the agents of a crew work on
  */
 const SabotWorkSource *
-sabot_agent_source(void)
+sabot_agent_source(SabotCrew crew)
 {
-	return work_source;
+	return sources[crew];
+}
+
+/*
+ * sabot_my_pair - the pair our agent serves
+ */
+SabotPairKey
+sabot_my_pair(void)
+{
+	return sabot_slot_pair(my_slot);
 }
 
 /*
@@ -293,7 +303,7 @@ static void
 report_idle(void)
 {
 	pgstat_report_stat(true);
-	pgstat_report_appname("sabot agent");
+	pgstat_report_appname(work_source->type);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	sabot_slot_note_memory(MemoryContextMemAllocated(TopMemoryContext, true));
 }
@@ -304,15 +314,16 @@ report_idle(void)
 static bool
 idle_too_long(void)
 {
+	SabotPairKey key = sabot_my_pair();
 	SabotPair	pair;
 	SabotSlot  *slots;
 	int			n = 0;
 
-	if (sabot_agent_idle_timeout < 0 ||
+	if (*work_source->idle_timeout < 0 ||
 		!TimestampDifferenceExceeds(my_slot->since, GetCurrentTimestamp(),
-									sabot_agent_idle_timeout * 1000))
+									*work_source->idle_timeout * 1000))
 		return false;
-	if (!sabot_pool_get_pair(my_slot->dbid, my_slot->roleid, &pair) ||
+	if (!sabot_pool_get_pair(sabot_my_pair(), &pair) ||
 		pair.keep == 0)
 		return true;
 
@@ -320,7 +331,7 @@ idle_too_long(void)
 	sabot_pool_copy_slots(slots);
 	for (int i = 0; i < sabot_pool_nslots(); i++)
 		n += slots[i].state != SABOT_SLOT_FREE && !slots[i].stop &&
-			slots[i].dbid == my_slot->dbid && slots[i].roleid == my_slot->roleid;
+			sabot_slot_serves(&slots[i], &key);
 	pfree(slots);
 	return n > pair.keep;
 }
@@ -335,9 +346,10 @@ nap_ms(void)
 	TimestampTz now = GetCurrentTimestamp();
 	long		nap = AGENT_NAP_MS;
 
-	if (sabot_agent_idle_timeout >= 0 && sabot_agent_idle_timeout * 1000L < nap)
-		nap = Max(1, sabot_agent_idle_timeout * 1000L);
-	if (sabot_pool_get_pair(my_slot->dbid, my_slot->roleid, &pair) &&
+	if (*work_source->idle_timeout >= 0 &&
+		*work_source->idle_timeout * 1000L < nap)
+		nap = Max(1, *work_source->idle_timeout * 1000L);
+	if (sabot_pool_get_pair(sabot_my_pair(), &pair) &&
 		pair.next_due != 0)
 		nap = Min(nap, TimestampDifferenceMilliseconds(now, pair.next_due) + 1);
 	return nap;
@@ -454,6 +466,7 @@ agent_connect(int slotno)
 
 	memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof(generation));
 	my_slot = &sabot_pool->slots[slotno];
+	work_source = sources[my_slot->crew];
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGINT, handle_sigint);

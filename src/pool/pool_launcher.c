@@ -82,7 +82,7 @@ sabot_pool_register_launcher(void)
  * Returns false if there is no background worker slot.
  */
 static bool
-register_agent(int slotno, uint64 generation)
+register_agent(int slotno, uint64 generation, const char *type)
 {
 	BackgroundWorker worker = {0};
 	LauncherHandle *h = &handles[slotno];
@@ -96,8 +96,8 @@ register_agent(int slotno, uint64 generation)
 	memcpy(worker.bgw_extra, &generation, sizeof(generation));
 	strlcpy(worker.bgw_library_name, SABOT_LIBRARY, sizeof(worker.bgw_library_name));
 	strlcpy(worker.bgw_function_name, "sabot_agent_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "sabot agent %d", slotno);
-	strlcpy(worker.bgw_type, "sabot agent", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "%s %d", type, slotno);
+	strlcpy(worker.bgw_type, type, BGW_MAXLEN);
 
 	if (h->handle)
 		pfree(h->handle);
@@ -123,21 +123,23 @@ warn_no_worker(void)
 }
 
 /*
- * start_agents - start what agents should be started now
+ * start_agents - start what agents of a crew should be started now
  *
  * Lowers *next_event to when to look again at the latest.
  */
 static void
-start_agents(TimestampTz *next_event)
+start_agents(SabotCrew crew, TimestampTz *next_event)
 {
+	const char *type = sabot_agent_source(crew)->type;
 	SabotPairKey key;
 	uint64		generation;
 	int			slotno;
 	SabotPoolTotals totals;
 
-	while ((slotno = sabot_pair_schedule(&key, &generation, next_event)) != SABOT_NO_SLOT)
+	while ((slotno = sabot_pair_schedule(crew, &key, &generation,
+										 next_event)) != SABOT_NO_SLOT)
 	{
-		if (register_agent(slotno, generation))
+		if (register_agent(slotno, generation, type))
 		{
 			sabot_pool_note_worker_slot();
 			warned_no_worker = false;
@@ -151,7 +153,7 @@ start_agents(TimestampTz *next_event)
 		return;
 	}
 
-	sabot_pool_totals(&totals);
+	sabot_pool_totals(crew, &totals);
 	if (totals.capacity == 0 && totals.waiting_pairs > 0)
 		warn_no_worker();
 }
@@ -213,8 +215,8 @@ bury_lost(void)
 
 	while (sabot_slot_next_lost(&slotno, &slot))
 	{
-		if (sabot_agent_source()->bury)
-			sabot_agent_source()->bury(slotno, &slot);
+		if (sabot_agent_source(slot.crew)->bury)
+			sabot_agent_source(slot.crew)->bury(slotno, &slot);
 		sabot_slot_bury(slotno);
 		sabot_pool_request_probe(slot.dbid);
 	}
@@ -247,8 +249,9 @@ launcher_start(void)
 	sabot_launcher_set(MyLatch);
 	on_shmem_exit(launcher_exit, 0);
 
-	if (sabot_agent_source()->startup)
-		sabot_agent_source()->startup();
+	for (SabotCrew crew = 0; crew < SABOT_NCREWS; crew++)
+		if (sabot_agent_source(crew) && sabot_agent_source(crew)->startup)
+			sabot_agent_source(crew)->startup();
 	hinted = sabot_hint_read();
 	foreach(lc, hinted)
 		sabot_prober_queue(lfirst_oid(lc), true);
@@ -288,7 +291,9 @@ launcher_round(void)
 		if (!sabot_prober_advance())
 			next_event = Min(next_event,
 							 TimestampTzPlusMilliseconds(now, NO_WORKER_NAP_MS));
-		start_agents(&next_event);
+		for (SabotCrew crew = 0; crew < SABOT_NCREWS; crew++)
+			if (sabot_agent_source(crew))
+				start_agents(crew, &next_event);
 	}
 	sabot_hint_write();
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_event) + 1;

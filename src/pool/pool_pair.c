@@ -62,9 +62,8 @@ sabot_pair_shmem_init(void)
  * sabot_pair_find_locked - the entry of a pair, or NULL
  */
 SabotPair *
-sabot_pair_find_locked(Oid dbid, Oid roleid)
+sabot_pair_find_locked(SabotPairKey key)
 {
-	SabotPairKey key = {dbid, roleid};
 
 	return hash_search(sabot_pairs, &key, HASH_FIND, NULL);
 }
@@ -80,7 +79,7 @@ has_agents_locked(const SabotPairKey *key)
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
 		if (sabot_slot_is_live(slot) &&
-			sabot_slot_serves(slot, key->dbid, key->roleid))
+			sabot_slot_serves(slot, key))
 			return true;
 	}
 	return false;
@@ -116,9 +115,8 @@ forget_dead_pairs_locked(void)
  * sabot_pair_enter_locked - the entry of a pair, made if need be; NULL if full
  */
 SabotPair *
-sabot_pair_enter_locked(Oid dbid, Oid roleid)
+sabot_pair_enter_locked(SabotPairKey key)
 {
-	SabotPairKey key = {dbid, roleid};
 	SabotPair  *pair;
 	bool		found;
 
@@ -142,10 +140,10 @@ sabot_pair_enter_locked(Oid dbid, Oid roleid)
  * The caller may change the entry, and releases the lock.
  */
 static SabotPair *
-lock_pair(Oid dbid, Oid roleid)
+lock_pair(SabotPairKey key)
 {
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	return sabot_pair_find_locked(dbid, roleid);
+	return sabot_pair_find_locked(key);
 }
 
 /*
@@ -153,10 +151,10 @@ lock_pair(Oid dbid, Oid roleid)
  * is no room
  */
 static SabotPair *
-lock_new_pair(Oid dbid, Oid roleid)
+lock_new_pair(SabotPairKey key)
 {
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	return sabot_pair_enter_locked(dbid, roleid);
+	return sabot_pair_enter_locked(key);
 }
 
 /*
@@ -174,9 +172,9 @@ forget_failures_locked(SabotPair *pair)
  * sabot_pool_took_work - one unit of a pair's work waits no longer
  */
 void
-sabot_pool_took_work(Oid dbid, Oid roleid)
+sabot_pool_took_work(SabotPairKey key)
 {
-	SabotPair  *pair = lock_pair(dbid, roleid);
+	SabotPair  *pair = lock_pair(key);
 
 	if (pair && pair->demand > 0)
 		pair->demand--;
@@ -188,17 +186,17 @@ sabot_pool_took_work(Oid dbid, Oid roleid)
  * done, whatever was said before
  */
 void
-sabot_pool_more_work(Oid dbid, Oid roleid, int n)
+sabot_pool_more_work(SabotPairKey key, int n)
 {
 	SabotPair  *pair;
 	int64		missing;
 
 	LWLockAcquire(sabot_pool->lock, LW_SHARED);
-	pair = sabot_pair_find_locked(dbid, roleid);
+	pair = sabot_pair_find_locked(key);
 	missing = pair ? n - pair->demand : 0;
 	LWLockRelease(sabot_pool->lock);
 	if (missing > 0)
-		sabot_pool_wake(dbid, roleid, missing, 0);
+		sabot_pool_wake(key, missing, 0);
 }
 
 /*
@@ -206,9 +204,9 @@ sabot_pool_more_work(Oid dbid, Oid roleid, int n)
  * changed, sabot_pool_wake_all() is to start one
  */
 void
-sabot_pool_hold(Oid dbid, Oid roleid)
+sabot_pool_hold(SabotPairKey key)
 {
-	SabotPair  *pair = lock_new_pair(dbid, roleid);
+	SabotPair  *pair = lock_new_pair(key);
 
 	if (pair)
 		pair->held = true;
@@ -222,9 +220,9 @@ sabot_pool_hold(Oid dbid, Oid roleid)
  * meanwhile the pair keeps its demand.
  */
 void
-sabot_pool_no_work(Oid dbid, Oid roleid, uint64 wake_seq)
+sabot_pool_no_work(SabotPairKey key, uint64 wake_seq)
 {
-	SabotPair  *pair = lock_pair(dbid, roleid);
+	SabotPair  *pair = lock_pair(key);
 
 	if (pair && pair->wake_seq == wake_seq)
 		pair->demand = 0;
@@ -237,9 +235,9 @@ sabot_pool_no_work(Oid dbid, Oid roleid, uint64 wake_seq)
  * 0 means that there is none.
  */
 void
-sabot_pool_set_due(Oid dbid, Oid roleid, TimestampTz next_due)
+sabot_pool_set_due(SabotPairKey key, TimestampTz next_due)
 {
-	SabotPair  *pair = lock_new_pair(dbid, roleid);
+	SabotPair  *pair = lock_new_pair(key);
 
 	if (pair)
 		pair->next_due = next_due;
@@ -250,9 +248,9 @@ sabot_pool_set_due(Oid dbid, Oid roleid, TimestampTz next_due)
  * sabot_pool_want_agents - have up to n agents of a pair started
  */
 void
-sabot_pool_want_agents(Oid dbid, Oid roleid, int n)
+sabot_pool_want_agents(SabotPairKey key, int n)
 {
-	SabotPair  *pair = lock_new_pair(dbid, roleid);
+	SabotPair  *pair = lock_new_pair(key);
 
 	if (pair)
 	{
@@ -267,11 +265,11 @@ sabot_pool_want_agents(Oid dbid, Oid roleid, int n)
  * sabot_pair_set_keep - keep that many agents of a pair warm
  */
 void
-sabot_pair_set_keep(Oid dbid, Oid roleid, int keep)
+sabot_pair_set_keep(SabotPairKey key, int keep)
 {
 	SabotPair  *pair;
 
-	pair = keep > 0 ? lock_new_pair(dbid, roleid) : lock_pair(dbid, roleid);
+	pair = keep > 0 ? lock_new_pair(key) : lock_pair(key);
 	if (pair)
 		pair->keep = keep;
 	LWLockRelease(sabot_pool->lock);
@@ -283,9 +281,9 @@ sabot_pair_set_keep(Oid dbid, Oid roleid, int keep)
  * Its waiting work has been dealt with.
  */
 void
-sabot_pool_forgive_pair(Oid dbid, Oid roleid)
+sabot_pool_forgive_pair(SabotPairKey key)
 {
-	SabotPair  *pair = lock_pair(dbid, roleid);
+	SabotPair  *pair = lock_pair(key);
 
 	if (pair)
 	{
@@ -307,7 +305,7 @@ void
 sabot_pair_start_failed_locked(const SabotPairKey *key, int sqlstate,
 							   const char *message)
 {
-	SabotPair  *pair = sabot_pair_find_locked(key->dbid, key->roleid);
+	SabotPair  *pair = sabot_pair_find_locked(*key);
 	long		delay_ms;
 
 	if (pair == NULL)
@@ -335,7 +333,7 @@ sabot_pair_start_failed_locked(const SabotPairKey *key, int sqlstate,
 void
 sabot_pair_started_locked(const SabotPairKey *key, int keep)
 {
-	SabotPair  *pair = sabot_pair_enter_locked(key->dbid, key->roleid);
+	SabotPair  *pair = sabot_pair_enter_locked(*key);
 
 	if (pair == NULL)
 		return;
@@ -347,14 +345,14 @@ sabot_pair_started_locked(const SabotPairKey *key, int keep)
  * sabot_pool_get_pair - copy the entry of a pair; false if there is none
  */
 bool
-sabot_pool_get_pair(Oid dbid, Oid roleid, SabotPair *pair)
+sabot_pool_get_pair(SabotPairKey key, SabotPair *pair)
 {
 	SabotPair  *found;
 
 	if (sabot_pool == NULL)
 		return false;
 	LWLockAcquire(sabot_pool->lock, LW_SHARED);
-	found = sabot_pair_find_locked(dbid, roleid);
+	found = sabot_pair_find_locked(key);
 	if (found)
 		*pair = *found;
 	LWLockRelease(sabot_pool->lock);

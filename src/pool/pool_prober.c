@@ -293,7 +293,7 @@ sabot_prober_read_keep_agents(void)
 			continue;
 		keep = keep_agents_setting(config);
 		if (keep >= 0)
-			sabot_pair_set_keep(form->setdatabase, form->setrole, keep);
+			sabot_pair_set_keep(sabot_pair(form->setrole, SABOT_AGENTS), keep);
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
@@ -315,8 +315,9 @@ sabot_prober_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg),
 											  InvalidOid, 0);
 	pgstat_report_appname("sabot prober");
-	if (sabot_agent_source()->probe)
-		sabot_agent_source()->probe();
+	for (SabotCrew crew = 0; crew < SABOT_NCREWS; crew++)
+		if (sabot_agent_source(crew) && sabot_agent_source(crew)->probe)
+			sabot_agent_source(crew)->probe();
 	sabot_probe_done();
 	proc_exit(0);
 }

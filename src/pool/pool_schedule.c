@@ -32,39 +32,43 @@ typedef struct PairAgents
 } PairAgents;
 
 /*
- * sabot_pool_limit_locked - agents allowed now; *live is how many there are
+ * sabot_pool_limit_locked - workers of a crew allowed now; *live is how many
+ * there are
  *
- * An agent whose work waits for other work does not count against
- * sabot.pool_size, or what it waits for might never find an agent.
+ * One whose work waits for other work does not count against the setting, or
+ * what it waits for might never find an agent.
  */
 int
-sabot_pool_limit_locked(int *live)
+sabot_pool_limit_locked(SabotCrew crew, int *live)
 {
+	const SabotWorkSource *source = sabot_agent_source(crew);
+	int			capacity = crew == SABOT_AGENTS ? sabot_pool->capacity :
+	sabot_pool->nslots - sabot_pool->capacity;
 	int			waiting = 0;
 
 	*live = 0;
 	for (int i = 0; i < sabot_pool->nslots; i++)
 	{
-		if (sabot_pool->slots[i].state == SABOT_SLOT_FREE)
+		if (sabot_pool->slots[i].state == SABOT_SLOT_FREE ||
+			sabot_pool->slots[i].crew != crew)
 			continue;
 		(*live)++;
 		if (sabot_pool->slots[i].waiting)
 			waiting++;
 	}
-	return Min(Min(sabot_pool_size, sabot_pool->capacity) + waiting,
-			   sabot_pool->capacity);
+	return Min(Min(*source->limit, capacity) + waiting, capacity);
 }
 
 /*
- * count_leaving_locked - agents on their way out
+ * count_leaving_locked - workers of a crew on their way out
  */
 static int
-count_leaving_locked(void)
+count_leaving_locked(SabotCrew crew)
 {
 	int			n = 0;
 
 	for (int i = 0; i < sabot_pool->nslots; i++)
-		n += sabot_pool->slots[i].stop;
+		n += sabot_pool->slots[i].stop && sabot_pool->slots[i].crew == crew;
 	return n;
 }
 
@@ -74,12 +78,12 @@ count_leaving_locked(void)
  * Jobs may have waited for others, or sabot.pool_size may have been lowered.
  */
 bool
-sabot_pool_is_overfull_locked(void)
+sabot_pool_is_overfull_locked(SabotCrew crew)
 {
 	int			live;
-	int			limit = sabot_pool_limit_locked(&live);
+	int			limit = sabot_pool_limit_locked(crew, &live);
 
-	return live - count_leaving_locked() > limit;
+	return live - count_leaving_locked(crew) > limit;
 }
 
 /*
@@ -95,7 +99,7 @@ count_agents_locked(const SabotPairKey *key)
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
 		if (!sabot_slot_is_live(slot) || slot->stop ||
-			!sabot_slot_serves(slot, key->dbid, key->roleid))
+			!sabot_slot_serves(slot, key))
 			continue;
 		count.all++;
 		count.waiting += slot->waiting;
@@ -120,7 +124,8 @@ evict_idle_locked(const SabotPairKey *for_pair)
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
 		if (slot->state != SABOT_SLOT_IDLE || slot->signaled ||
-			sabot_slot_serves(slot, for_pair->dbid, for_pair->roleid))
+			slot->crew != (SabotCrew) for_pair->crew ||
+			sabot_slot_serves(slot, for_pair))
 			continue;
 		if (oldest == NULL || slot->since < oldest->since)
 			oldest = slot;
@@ -177,12 +182,13 @@ missing_agents_locked(SabotPair *pair, PairAgents *agents, TimestampTz now,
 }
 
 /*
- * pick_pair_locked - the pair whose turn it is to get an agent, or NULL
+ * pick_pair_locked - the pair whose turn it is to get an agent of a crew, or
+ * NULL
  *
  * Pairs without any come first, then those that waited longest for another.
  */
 static SabotPair *
-pick_pair_locked(TimestampTz *next_event)
+pick_pair_locked(SabotCrew crew, TimestampTz *next_event)
 {
 	HASH_SEQ_STATUS scan;
 	SabotPair  *pair;
@@ -197,7 +203,8 @@ pick_pair_locked(TimestampTz *next_event)
 		PairAgents	count;
 		int			rank = 0;
 
-		if (missing_agents_locked(pair, &count, now, next_event) <= 0)
+		if (pair->key.crew != (int32) crew ||
+			missing_agents_locked(pair, &count, now, next_event) <= 0)
 			continue;
 		/* An agent that is only to be kept is for when there is room. */
 		if (pair->demand + pair->wanted > 0)
@@ -210,12 +217,12 @@ pick_pair_locked(TimestampTz *next_event)
 		best = pair;
 		best_rank = rank;
 	}
-	sabot_pool->starved = starved;
+	sabot_pool->starved[crew] = starved;
 	return best;
 }
 
 /*
- * sabot_pair_schedule - the launcher's next step
+ * sabot_pair_schedule - the launcher's next step for a crew
  *
  * Reserves a slot for the pair whose turn it is and returns it, with the pair
  * in *key; the caller has to start its process.  Or returns SABOT_NO_SLOT:
@@ -224,7 +231,7 @@ pick_pair_locked(TimestampTz *next_event)
  * agent has been asked to, or busy ones will at their next boundary.
  */
 int
-sabot_pair_schedule(SabotPairKey *key, uint64 *generation,
+sabot_pair_schedule(SabotCrew crew, SabotPairKey *key, uint64 *generation,
 					TimestampTz *next_event)
 {
 	SabotPair  *pair;
@@ -233,12 +240,12 @@ sabot_pair_schedule(SabotPairKey *key, uint64 *generation,
 	int			limit;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	pair = pick_pair_locked(next_event);
-	limit = sabot_pool_limit_locked(&live);
+	pair = pick_pair_locked(crew, next_event);
+	limit = sabot_pool_limit_locked(crew, &live);
 	if (pair != NULL && live < limit)
 		slotno = sabot_slot_reserve_locked(pair, generation);
 	else if (pair != NULL && pair->demand + pair->wanted > 0 &&
-			 count_leaving_locked() < Max(1, sabot_pool->starved))
+			 count_leaving_locked(crew) < Max(1, sabot_pool->starved[crew]))
 		evict_idle_locked(&pair->key);
 	if (slotno != SABOT_NO_SLOT)
 		*key = pair->key;
@@ -256,16 +263,18 @@ sabot_pair_schedule(SabotPairKey *key, uint64 *generation,
 static bool
 must_yield_locked(SabotSlot *slot)
 {
-	SabotPairKey key = {slot->dbid, slot->roleid};
+	SabotPairKey key = sabot_slot_pair(slot);
+	int			starved = sabot_pool->starved[slot->crew];
 	int			live;
-	int			limit = sabot_pool_limit_locked(&live);
+	int			limit = sabot_pool_limit_locked(slot->crew, &live);
 
-	if (live < limit || count_leaving_locked() >= sabot_pool->starved)
+	if (live < limit || count_leaving_locked(slot->crew) >= starved)
 		return false;
-	if (count_agents_locked(&key).all > Max(1, limit / (sabot_pool->starved + 1)))
+	if (count_agents_locked(&key).all > Max(1, limit / (starved + 1)))
 		return true;
 	return GetCurrentTimestamp() >=
-		TimestampTzPlusMilliseconds(slot->slice_start, SABOT_SLICE_MS);
+		TimestampTzPlusMilliseconds(slot->slice_start,
+									sabot_agent_source(slot->crew)->slice_ms);
 }
 
 /*
@@ -279,7 +288,7 @@ sabot_agent_must_leave(void)
 	bool		leave;
 
 	/* Unlocked: a change that we miss now is seen at the next boundary. */
-	if (!slot->stop && sabot_pool->starved == 0)
+	if (!slot->stop && sabot_pool->starved[slot->crew] == 0)
 		return false;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);

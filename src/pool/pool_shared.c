@@ -31,7 +31,16 @@ static int
 pool_capacity(void)
 {
 	return Max(0, Min(max_worker_processes - SABOT_SPARE_WORKERS,
-					  SABOT_MAX_SLOTS));
+					  SABOT_MAX_SLOTS - SABOT_EXTRA_SLOTS));
+}
+
+/*
+ * pool_nslots - slots for agents and for workers of other crews
+ */
+static int
+pool_nslots(void)
+{
+	return pool_capacity() + SABOT_EXTRA_SLOTS;
 }
 
 /*
@@ -45,7 +54,7 @@ sabot_pool_shmem_size(void)
 	Size		size;
 
 	size = add_size(offsetof(SabotPool, slots),
-					mul_size(sizeof(SabotSlot), Max(1, pool_capacity())));
+					mul_size(sizeof(SabotSlot), pool_nslots()));
 	return add_size(MAXALIGN(size), sabot_pair_shmem_size());
 }
 
@@ -58,7 +67,7 @@ void
 sabot_pool_shmem_init(void)
 {
 	bool		found;
-	int			nslots = Max(1, pool_capacity());
+	int			nslots = pool_nslots();
 	Size		size = offsetof(SabotPool, slots) + sizeof(SabotSlot) * nslots;
 
 	sabot_pool = ShmemInitStruct("sabot pool", size, &found);
@@ -96,10 +105,10 @@ sabot_pool_require(void)
 }
 
 /*
- * sabot_pool_totals - counters of the whole pool, all zero without preload
+ * sabot_pool_totals - counters of a crew, all zero without preload
  */
 void
-sabot_pool_totals(SabotPoolTotals *totals)
+sabot_pool_totals(SabotCrew crew, SabotPoolTotals *totals)
 {
 	memset(totals, 0, sizeof(*totals));
 	if (sabot_pool == NULL)
@@ -110,14 +119,16 @@ sabot_pool_totals(SabotPoolTotals *totals)
 	totals->evictions = sabot_pool->evictions;
 	totals->losses = sabot_pool->losses;
 	totals->capacity = sabot_pool->capacity;
-	totals->limit = sabot_pool_limit_locked(&totals->agents);
-	totals->waiting_pairs = sabot_pool->starved;
+	totals->limit = sabot_pool_limit_locked(crew, &totals->agents);
+	totals->waiting_pairs = sabot_pool->starved[crew];
 	totals->no_worker_slot = sabot_pool->no_worker_slot;
 	totals->launcher_running = sabot_pool->launcher_latch != NULL;
 	for (int i = 0; i < sabot_pool->nslots; i++)
 	{
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
+		if (slot->crew != crew)
+			continue;
 		totals->busy += slot->state == SABOT_SLOT_BUSY;
 		totals->idle += slot->state == SABOT_SLOT_IDLE;
 		totals->starting += slot->state == SABOT_SLOT_STARTING;

@@ -29,8 +29,8 @@
 /* Worker processes left to everybody else, see max_worker_processes. */
 #define SABOT_SPARE_WORKERS 4
 
-/* A pair is served this long, in ms, before another one's turn may come. */
-#define SABOT_SLICE_MS		250
+/* Slots for crews other than agents; they take of the spare processes. */
+#define SABOT_EXTRA_SLOTS	16
 
 /* Agents that could not start, in a row, before a pair is given up. */
 #define SABOT_MAX_START_FAILURES 5
@@ -63,7 +63,8 @@ typedef struct SabotPool
 
 	/* changed in pool_schedule.c */
 	int64		evictions;
-	int			starved;		/* pairs that wait for an agent to leave */
+	int			starved[SABOT_NCREWS];	/* pairs that wait for an agent to
+										 * leave */
 
 	/* changed in pool_probe.c */
 	bool		sweep;			/* probe every database */
@@ -100,9 +101,21 @@ sabot_slot_is_live(const SabotSlot *slot)
  * Whether a slot is, or was when its agent died, that of an agent of a pair.
  */
 static inline bool
-sabot_slot_serves(const SabotSlot *slot, Oid dbid, Oid roleid)
+sabot_slot_serves(const SabotSlot *slot, const SabotPairKey *key)
 {
-	return slot->dbid == dbid && slot->roleid == roleid;
+	return slot->dbid == key->dbid && slot->roleid == key->roleid &&
+		slot->crew == (SabotCrew) key->crew;
+}
+
+/*
+ * The pair a slot's agent serves.
+ */
+static inline SabotPairKey
+sabot_slot_pair(const SabotSlot *slot)
+{
+	SabotPairKey key = {slot->dbid, slot->roleid, slot->crew};
+
+	return key;
 }
 
 /* Callers of what ends in _locked hold the lock, exclusively to change. */
@@ -148,22 +161,22 @@ extern bool sabot_probe_failed(int n);
 /* in pool_pair.c */
 extern Size sabot_pair_shmem_size(void);
 extern void sabot_pair_shmem_init(void);
-extern SabotPair *sabot_pair_find_locked(Oid dbid, Oid roleid);
-extern SabotPair *sabot_pair_enter_locked(Oid dbid, Oid roleid);
+extern SabotPair *sabot_pair_find_locked(SabotPairKey key);
+extern SabotPair *sabot_pair_enter_locked(SabotPairKey key);
 extern void sabot_pair_start_failed_locked(const SabotPairKey *key,
 										   int sqlstate, const char *message);
 extern void sabot_pair_started_locked(const SabotPairKey *key, int keep);
 extern void sabot_pair_forget_database(Oid dbid);
 extern int	sabot_pair_databases(Oid *dbids, int maxdbs);
-extern void sabot_pair_set_keep(Oid dbid, Oid roleid, int keep);
+extern void sabot_pair_set_keep(SabotPairKey key, int keep);
 
 /* in pool_wake.c */
 extern void sabot_pair_wake_locked(SabotPair *pair);
 
 /* in pool_schedule.c */
-extern int	sabot_pool_limit_locked(int *live);
-extern bool sabot_pool_is_overfull_locked(void);
-extern int	sabot_pair_schedule(SabotPairKey *key, uint64 *generation,
+extern int	sabot_pool_limit_locked(SabotCrew crew, int *live);
+extern bool sabot_pool_is_overfull_locked(SabotCrew crew);
+extern int	sabot_pair_schedule(SabotCrew crew, SabotPairKey *key, uint64 *generation,
 								TimestampTz *next_event);
 
 /* in pool_hint.c */

@@ -74,14 +74,18 @@ free_slot_locked(SabotSlot *slot)
 /*
  * sabot_slot_reserve_locked - give a free slot to a pair
  *
- * Returns its number and generation, or SABOT_NO_SLOT if there is none.
+ * Agents have the first slots, as many as may be, and the other crews the
+ * rest.  Returns its number and generation, or SABOT_NO_SLOT if there is none.
  */
 int
 sabot_slot_reserve_locked(SabotPair *pair, uint64 *generation)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	bool		for_agent = pair->key.crew == SABOT_AGENTS;
+	int			first = for_agent ? 0 : sabot_pool->capacity;
+	int			end = for_agent ? sabot_pool->capacity : sabot_pool->nslots;
 
-	for (int i = 0; i < Min(sabot_pool->nslots, sabot_pool->capacity); i++)
+	for (int i = first; i < end; i++)
 	{
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
@@ -91,6 +95,7 @@ sabot_slot_reserve_locked(SabotPair *pair, uint64 *generation)
 		slot->generation = ++sabot_pool->next_generation;
 		slot->dbid = pair->key.dbid;
 		slot->roleid = pair->key.roleid;
+		slot->crew = pair->key.crew;
 		slot->since = slot->started_at = now;
 		pair->last_start = now;
 		*generation = slot->generation;
@@ -158,12 +163,13 @@ sabot_slot_attach(int slotno, uint64 generation)
 void
 sabot_slot_started_locked(SabotSlot *slot)
 {
-	SabotPairKey key = {slot->dbid, slot->roleid};
+	SabotPairKey key = sabot_slot_pair(slot);
 
 	if (slot->state != SABOT_SLOT_STARTING)
 		return;
 	sabot_pool->starts++;
-	sabot_pair_started_locked(&key, sabot_keep_agents);
+	sabot_pair_started_locked(&key, slot->crew == SABOT_AGENTS ?
+							  sabot_keep_agents : 0);
 	sabot_slot_set_state_locked(slot, SABOT_SLOT_IDLE);
 	slot->slice_start = slot->since;
 }
@@ -183,7 +189,7 @@ sabot_slot_set_idle(void)
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	sabot_slot_started_locked(slot);
 	idle = !slot->stop && !slot->signaled;
-	if (idle && sabot_pool_is_overfull_locked())
+	if (idle && sabot_pool_is_overfull_locked(slot->crew))
 	{
 		slot->stop = true;
 		idle = false;
@@ -191,7 +197,7 @@ sabot_slot_set_idle(void)
 	if (slot->state == SABOT_SLOT_BUSY)
 		sabot_slot_set_state_locked(slot, SABOT_SLOT_IDLE);
 	/* Somebody may be waiting for our place. */
-	if (idle && sabot_pool->starved > 0)
+	if (idle && sabot_pool->starved[slot->crew] > 0)
 		sabot_pool_wake_launcher_locked();
 	LWLockRelease(sabot_pool->lock);
 	return idle;
@@ -249,7 +255,7 @@ void
 sabot_slot_release(bool lost)
 {
 	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
-	SabotPairKey key = {slot->dbid, slot->roleid};
+	SabotPairKey key = sabot_slot_pair(slot);
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	if (slot->state == SABOT_SLOT_STARTING)
@@ -318,7 +324,7 @@ sabot_slot_start_failed(int slotno, uint64 generation, bool no_worker,
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	if (awaits_process_locked(slot, generation))
 	{
-		SabotPairKey key = {slot->dbid, slot->roleid};
+		SabotPairKey key = sabot_slot_pair(slot);
 
 		if (no_worker)
 			sabot_pool->no_worker_slot = true;
@@ -379,7 +385,7 @@ sabot_pool_generation(int slotno)
  * Idle ones leave at once, others after their work.  Returns how many.
  */
 int
-sabot_pool_stop_agents(Oid dbid, Oid roleid)
+sabot_pool_stop_agents(SabotPairKey key)
 {
 	int			n = 0;
 
@@ -389,7 +395,7 @@ sabot_pool_stop_agents(Oid dbid, Oid roleid)
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
 		if (!sabot_slot_is_live(slot) || slot->stop ||
-			!sabot_slot_serves(slot, dbid, roleid))
+			!sabot_slot_serves(slot, &key))
 			continue;
 		sabot_slot_leave_locked(slot);
 		n++;

@@ -158,7 +158,8 @@ sabot_agent_slots(PG_FUNCTION_ARGS)
 	slots = copy_slots(&nslots);
 	for (int i = 0; i < nslots; i++)
 	{
-		if (slot_state_name(&slots[i]) != NULL &&
+		if (slots[i].crew == SABOT_AGENTS &&
+			slot_state_name(&slots[i]) != NULL &&
 			may_see_role(slots[i].roleid))
 			put_slot((ReturnSetInfo *) fcinfo->resultinfo, i, &slots[i]);
 	}
@@ -181,7 +182,7 @@ sabot_pool_counters(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	sabot_pool_totals(&totals);
+	sabot_pool_totals(SABOT_AGENTS, &totals);
 	values[0] = Int32GetDatum(totals.agents);
 	values[1] = Int32GetDatum(totals.busy);
 	values[2] = Int32GetDatum(totals.idle);
@@ -263,7 +264,8 @@ count_my_agents(SabotSlot *slots, int nslots)
 	{
 		const SabotSlot *slot = &slots[i];
 
-		if (slot->state == SABOT_SLOT_FREE || slot->state == SABOT_SLOT_LOST)
+		if (slot->state == SABOT_SLOT_FREE ||
+			slot->state == SABOT_SLOT_LOST || slot->crew != SABOT_AGENTS)
 			continue;
 		if (slot->dbid != MyDatabaseId || slot->roleid != GetUserId())
 			count.can_give_way |= slot->state != SABOT_SLOT_BUSY;
@@ -324,7 +326,7 @@ raise_start_failure(int failures)
 {
 	SabotPair	pair;
 
-	if (!sabot_pool_get_pair(MyDatabaseId, GetUserId(), &pair) ||
+	if (!sabot_pool_get_pair(sabot_pair(GetUserId(), SABOT_AGENTS), &pair) ||
 		(pair.failures <= failures && !pair.give_up))
 		return;
 	ereport(ERROR,
@@ -350,7 +352,7 @@ out_of_agents(const PairCount *count, long waited_ms, long stalled_ms)
 		return true;
 	if (stalled_ms < FULL_GRACE_MS)
 		return false;
-	sabot_pool_totals(&totals);
+	sabot_pool_totals(SABOT_AGENTS, &totals);
 	return totals.no_worker_slot ||
 		(totals.agents >= totals.limit && !count->can_give_way);
 }
@@ -411,10 +413,10 @@ sabot_start_agents(PG_FUNCTION_ARGS)
 				 errmsg("number of agents must not be negative")));
 	require_startable();
 
-	sabot_pool_totals(&totals);
+	sabot_pool_totals(SABOT_AGENTS, &totals);
 	n = PG_ARGISNULL(0) ? totals.limit : Min(PG_GETARG_INT32(0), totals.limit);
-	sabot_pool_want_agents(MyDatabaseId, GetUserId(), n);
-	if (sabot_pool_get_pair(MyDatabaseId, GetUserId(), &pair))
+	sabot_pool_want_agents(sabot_pair(GetUserId(), SABOT_AGENTS), n);
+	if (sabot_pool_get_pair(sabot_pair(GetUserId(), SABOT_AGENTS), &pair))
 		failures = pair.failures;
 	PG_RETURN_INT32(wait_for_agents(n, failures));
 }
@@ -436,7 +438,7 @@ sabot_stop_agents(PG_FUNCTION_ARGS)
 
 	sabot_pool_require();
 	slots = copy_slots(&nslots);
-	asked = sabot_pool_stop_agents(MyDatabaseId, GetUserId());
+	asked = sabot_pool_stop_agents(sabot_pair(GetUserId(), SABOT_AGENTS));
 	while (count_my_agents(slots, nslots).leaving > 0 &&
 		   !TimestampDifferenceExceeds(begin, GetCurrentTimestamp(),
 									   STOP_TIMEOUT_MS))

@@ -33,14 +33,14 @@
  * before; see pool_agent.c.
  */
 static Latch *
-announce_locked(Oid dbid, Oid roleid)
+announce_locked(SabotPairKey key)
 {
 	for (int i = 0; i < sabot_pool->nslots; i++)
 	{
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
 		if (slot->state != SABOT_SLOT_IDLE || slot->signaled ||
-			slot->announced || !sabot_slot_serves(slot, dbid, roleid))
+			slot->announced || !sabot_slot_serves(slot, &key))
 			continue;
 		slot->announced = true;
 		return slot->latch;
@@ -56,15 +56,15 @@ announce_locked(Oid dbid, Oid roleid)
  * found by the probers, later.
  */
 bool
-sabot_pool_prepare_pair(Oid dbid, Oid roleid, bool announce)
+sabot_pool_prepare_pair(SabotPairKey key, bool announce)
 {
 	Latch	   *latch = NULL;
 	bool		ok;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	ok = sabot_pair_enter_locked(dbid, roleid) != NULL;
+	ok = sabot_pair_enter_locked(key) != NULL;
 	if (ok && announce)
-		latch = announce_locked(dbid, roleid);
+		latch = announce_locked(key);
 	LWLockRelease(sabot_pool->lock);
 	if (latch)
 		SetLatch(latch);
@@ -81,7 +81,7 @@ sabot_pool_prepare_pair(Oid dbid, Oid roleid, bool announce)
  * takes the lock at once, so who can sets them after releasing it.
  */
 static int
-signal_idle_locked(Oid dbid, Oid roleid, int n, Latch **latches)
+signal_idle_locked(SabotPairKey key, int n, Latch **latches)
 {
 	int			chosen = 0;
 
@@ -89,7 +89,7 @@ signal_idle_locked(Oid dbid, Oid roleid, int n, Latch **latches)
 	{
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
-		if (slot->signaled || !sabot_slot_serves(slot, dbid, roleid))
+		if (slot->signaled || !sabot_slot_serves(slot, &key))
 			continue;
 		slot->signaled = true;
 		if (slot->state == SABOT_SLOT_IDLE)
@@ -107,7 +107,7 @@ void
 sabot_pair_wake_locked(SabotPair *pair)
 {
 	Latch	   *latches[WAKE_MAX];
-	int			n = signal_idle_locked(pair->key.dbid, pair->key.roleid,
+	int			n = signal_idle_locked(pair->key,
 									   WAKE_MAX, latches);
 
 	for (int i = 0; i < n; i++)
@@ -128,7 +128,7 @@ add_work_locked(SabotPair *pair, int64 nunits, TimestampTz next_due,
 
 	pair->demand += nunits;
 	pair->wake_seq++;
-	chosen = signal_idle_locked(pair->key.dbid, pair->key.roleid,
+	chosen = signal_idle_locked(pair->key,
 								(int) Min(wanted, WAKE_MAX), latches);
 	if (next_due != 0 && (pair->next_due == 0 || next_due < pair->next_due))
 		pair->next_due = next_due;
@@ -144,14 +144,14 @@ add_work_locked(SabotPair *pair, int64 nunits, TimestampTz next_due,
  * fail: it is called after commits.
  */
 void
-sabot_pool_wake(Oid dbid, Oid roleid, int64 nunits, TimestampTz next_due)
+sabot_pool_wake(SabotPairKey key, int64 nunits, TimestampTz next_due)
 {
 	Latch	   *latches[WAKE_MAX];
 	int			nlatches = 0;
 	SabotPair  *pair;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	pair = sabot_pair_find_locked(dbid, roleid);
+	pair = sabot_pair_find_locked(key);
 	if (pair != NULL)
 		nlatches = add_work_locked(pair, nunits, next_due, latches);
 	else
@@ -192,13 +192,13 @@ sabot_pool_wake_all(Oid dbid)
  * sabot_pool_wake_seq - counts the wakes of a pair, see sabot_pool_no_work()
  */
 uint64
-sabot_pool_wake_seq(Oid dbid, Oid roleid)
+sabot_pool_wake_seq(SabotPairKey key)
 {
 	SabotPair  *pair;
 	uint64		seq;
 
 	LWLockAcquire(sabot_pool->lock, LW_SHARED);
-	pair = sabot_pair_find_locked(dbid, roleid);
+	pair = sabot_pair_find_locked(key);
 	seq = pair ? pair->wake_seq : 0;
 	LWLockRelease(sabot_pool->lock);
 	return seq;

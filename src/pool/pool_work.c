@@ -240,7 +240,7 @@ sabot_pool_wait_is_hopeless(void)
 	{
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
-		if (slot->state == SABOT_SLOT_FREE)
+		if (slot->state == SABOT_SLOT_FREE || slot->crew != mine->crew)
 			continue;
 		live++;
 		if (!slot->waiting || slot->waiting_since > mine->waiting_since)
