@@ -96,12 +96,12 @@ SET ROLE regress_views;
 SELECT sabot.submit_job('SELECT 1', queue => 'p') AS theirs, sabot.submit_job('SELECT 1', run_after => '2199-01-01') AS far \gset
 RESET ROLE;
 REVOKE CONNECT ON DATABASE contrib_regression FROM PUBLIC;
-SELECT sabot.wait_reason('queued', 'default', false, NULL, 'regress_views'::regrole, sabot.home(), NULL, NULL, NULL, NULL);
+SELECT sabot.wait_reason(0, 'queued', 'default', false, NULL, 'regress_views'::regrole, sabot.home(), NULL, NULL, NULL, NULL);
 GRANT CONNECT ON DATABASE contrib_regression TO PUBLIC;
-SELECT sabot.wait_reason('queued', 'default', false, NULL, 99999999, sabot.home(), NULL, NULL, NULL, NULL);
-SELECT sabot.wait_reason('blocked', 'default', false, NULL, 'regress_views'::regrole, sabot.home(), NULL, NULL, NULL, ARRAY[17]),
-	sabot.wait_reason('blocked', 'default', false, NULL, 'regress_views'::regrole, sabot.home(), NULL, NULL, NULL, ARRAY[17, 18]),
-	sabot.wait_reason('running', 'default', false, NULL, 'regress_views'::regrole, sabot.home(), NULL, NULL, NULL, NULL);
+SELECT sabot.wait_reason(0, 'queued', 'default', false, NULL, 99999999, sabot.home(), NULL, NULL, NULL, NULL);
+SELECT sabot.wait_reason(0, 'blocked', 'default', false, NULL, 'regress_views'::regrole, sabot.home(), NULL, NULL, NULL, ARRAY[17]),
+	sabot.wait_reason(0, 'blocked', 'default', false, NULL, 'regress_views'::regrole, sabot.home(), NULL, NULL, NULL, ARRAY[17, 18]),
+	sabot.wait_reason(0, 'running', 'default', false, NULL, 'regress_views'::regrole, sabot.home(), NULL, NULL, NULL, NULL);
 -- Never NULL while it waits, never given when it does not.
 SELECT count(*) FROM sabot.job_status
 	WHERE (wait_reason IS NOT NULL) <> (state IN ('scheduled', 'blocked', 'queued', 'paused'));
