@@ -104,6 +104,33 @@ start_server()
 	}
 }
 
+# start_ollama DIR OPTION... - start the stand-in for Ollama; its address is
+# then http://127.0.0.1:$(cat DIR/ollama.port)
+start_ollama()
+{
+	local dir=$1
+	shift
+
+	rm -f "$dir/ollama.port"
+	python3 test/lib/ollama_stand_in --port 0 --port-file "$dir/ollama.port" \
+		"$@" </dev/null >"$dir/ollama.log" 2>&1 &
+	echo $! >"$dir/ollama.pid"
+	for _ in {1..600}; do
+		[ ! -s "$dir/ollama.port" ] || return 0
+		kill -0 $! 2>/dev/null || break
+		sleep 0.05
+	done
+	cat "$dir/ollama.log" >&2
+	die "could not start the stand-in for Ollama"
+}
+
+# stop_ollama DIR - stop it, if it runs
+stop_ollama()
+{
+	[ ! -e "$1/ollama.pid" ] || kill "$(cat "$1/ollama.pid")" 2>/dev/null || true
+	rm -f "$1/ollama.pid"
+}
+
 # stop_server DIR - stop the server in DIR, if it runs; its owner must do that
 stop_server()
 {
