@@ -149,6 +149,21 @@ sabot_queue_blocked_locked(Oid dbid, const char *queue)
 }
 
 /*
+ * sabot_queue_is_blocked - whether no job of a queue of this database may
+ * start now
+ */
+bool
+sabot_queue_is_blocked(const char *queue)
+{
+	bool		blocked;
+
+	LWLockAcquire(queues->lock, LW_SHARED);
+	blocked = sabot_queue_blocked_locked(MyDatabaseId, queue);
+	LWLockRelease(queues->lock);
+	return blocked;
+}
+
+/*
  * sabot_queue_room_locked - how many jobs of a queue may start now at most
  *
  * The lock of the ready jobs must be held.

@@ -259,6 +259,7 @@ extern Size sabot_queue_shmem_size(void);
 extern void sabot_queue_shmem_init(LWLock *lock);
 extern uint64 sabot_queue_tag(const char *queue);
 extern bool sabot_queue_blocked_locked(Oid dbid, const char *queue);
+extern bool sabot_queue_is_blocked(const char *queue);
 extern bool sabot_queue_is_limited(Oid dbid, const char *queue);
 extern int	sabot_queue_room_locked(Oid dbid, const char *queue);
 extern bool sabot_queue_is_limited_locked(Oid dbid, const char *queue);

@@ -215,6 +215,7 @@ extern int	sabot_pool_stop_agents(SabotPairKey key);
 /* in pool_work.c */
 extern bool sabot_pool_begin_work(int64 work_id, uint64 work_tag);
 extern void sabot_pool_note_attempt(int32 attempt);
+extern void sabot_pool_note_start(TimestampTz start);
 extern bool sabot_pool_end_work(void);
 extern int	sabot_pool_running_with_tag(Oid dbid, uint64 work_tag);
 extern bool sabot_pool_find_work(Oid dbid, int64 work_id, SabotSlot *slot);
@@ -248,6 +249,7 @@ extern bool sabot_pool_prepare_pair(SabotPairKey key, bool announce);
 extern void sabot_pool_wake(SabotPairKey key, int64 nunits,
 							TimestampTz next_due);
 extern void sabot_pool_wake_all(Oid dbid);
+extern void sabot_pool_wake_crew(SabotCrew crew);
 extern uint64 sabot_pool_wake_seq(SabotPairKey key);
 
 /* in pool_schedule.c */
@@ -265,6 +267,7 @@ extern SabotPairKey sabot_my_pair(void);
 extern SabotInterrupt sabot_agent_interrupted(void);
 extern void sabot_agent_accept_interrupts(bool accept);
 extern bool sabot_agent_authority_changed(void);
+extern void sabot_agent_service_requests(void);
 extern void sabot_agent_reset_identity(void);
 extern void sabot_agent_reset_session(void);
 extern PGDLLEXPORT void sabot_agent_main(Datum arg);

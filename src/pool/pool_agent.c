@@ -356,13 +356,14 @@ nap_ms(void)
 }
 
 /*
- * service_requests - what a waiting backend has to do when it is woken
+ * sabot_agent_service_requests - what a waiting backend has to do when it is
+ * woken
  *
  * Signal barriers among them: an agent that did not take part would make
- * DROP DATABASE of any database hang.
+ * DROP DATABASE of any database hang.  In no transaction.
  */
-static void
-service_requests(void)
+void
+sabot_agent_service_requests(void)
 {
 	CHECK_FOR_INTERRUPTS();
 	ProcessCatchupInterruptIfPending();
@@ -421,7 +422,7 @@ wait_for_work(void)
 						 nap_ms(), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		await_announced();
-		service_requests();
+		sabot_agent_service_requests();
 		AcceptInvalidationMessages();
 		if (sabot_agent_authority_changed())
 			return false;
@@ -442,7 +443,7 @@ work_until_idle(void)
 	sabot_slot_look();
 	for (;;)
 	{
-		service_requests();
+		sabot_agent_service_requests();
 		if (sabot_agent_must_leave() || !sabot_enabled ||
 			sabot_agent_authority_changed())
 			return false;

@@ -164,6 +164,20 @@ sabot_pool_wake(SabotPairKey key, int64 nunits, TimestampTz next_due)
 }
 
 /*
+ * look_again_locked - have every agent of a pair look for work, and start one
+ * if some was held back
+ */
+static void
+look_again_locked(SabotPair *pair)
+{
+	pair->wake_seq++;
+	if (pair->held)
+		pair->demand = Max(pair->demand, 1);
+	pair->held = false;
+	sabot_pair_wake_locked(pair);
+}
+
+/*
  * sabot_pool_wake_all - have every agent of a database look for work
  */
 void
@@ -175,15 +189,26 @@ sabot_pool_wake_all(Oid dbid)
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	hash_seq_init(&scan, sabot_pairs);
 	while ((pair = hash_seq_search(&scan)) != NULL)
-	{
-		if (pair->key.dbid != dbid)
-			continue;
-		pair->wake_seq++;
-		if (pair->held)
-			pair->demand = Max(pair->demand, 1);
-		pair->held = false;
-		sabot_pair_wake_locked(pair);
-	}
+		if (pair->key.dbid == dbid)
+			look_again_locked(pair);
+	sabot_pool_wake_launcher_locked();
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * sabot_pool_wake_crew - have every agent of a crew look for work
+ */
+void
+sabot_pool_wake_crew(SabotCrew crew)
+{
+	HASH_SEQ_STATUS scan;
+	SabotPair  *pair;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	hash_seq_init(&scan, sabot_pairs);
+	while ((pair = hash_seq_search(&scan)) != NULL)
+		if (pair->key.crew == (int32) crew)
+			look_again_locked(pair);
 	sabot_pool_wake_launcher_locked();
 	LWLockRelease(sabot_pool->lock);
 }

@@ -77,6 +77,18 @@ sabot_pool_note_attempt(int32 attempt)
 }
 
 /*
+ * sabot_pool_note_start - publish since when our agent's work goes on, if
+ * others have worked on it before
+ */
+void
+sabot_pool_note_start(TimestampTz start)
+{
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	sabot_pool->slots[sabot_my_slot].work_start = start;
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
  * sabot_pool_end_work - our agent's unit of work has ended, however it did
  *
  * Returns whether another agent was refused it meanwhile, and may have been
