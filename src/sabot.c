@@ -29,7 +29,10 @@
 #include "jobs/jobs.h"
 #include "pool/pool.h"
 
-/* Locks in the tranche "sabot": pool, ready jobs, waiting, unused. */
+/*
+ * Locks in the tranche "sabot": of the pool, of ready jobs, of waits and
+ * requests, of attempts.
+ */
 #define SABOT_NLOCKS 4
 
 PG_MODULE_MAGIC_EXT(

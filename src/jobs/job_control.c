@@ -227,8 +227,10 @@ sabot_pause_job(PG_FUNCTION_ARGS)
 }
 
 /*
- * push_rows - have the jobs in SPI's result (job_id, priority, queue, owner,
+ * push_rows - have the n jobs in SPI's result (job_id, priority, queue, owner,
  * run_after) run when this commits
+ *
+ * Returns n.
  */
 static int64
 push_rows(int n)

@@ -330,6 +330,10 @@ check_room(const char *queue)
 
 /*
  * change_queue - change the row of a queue, and its entry at commit
+ *
+ * sql takes the queue's name and one value, of the given type, and returns
+ * what the row says then.  Raises 22023 for a name no queue can have, 54000 if
+ * too many queues have settings, 55000 without preload.
  */
 static void
 change_queue(const char *sql, text *queue_text, Datum value, Oid type,
@@ -395,7 +399,8 @@ sabot_resume_queue(PG_FUNCTION_ARGS)
  * SQL: sabot.set_queue_limit(queue text, max_running int) RETURNS void -
  * run at most that many of its jobs at once; NULL: any number
  *
- * Raises 22023 for a limit below 1 or a NULL queue.
+ * Raises 22023 for a limit below 1 or a name no queue can have, 22004 for a
+ * NULL queue, 54000 if too many queues have settings, 55000 without preload.
  */
 Datum
 sabot_set_queue_limit(PG_FUNCTION_ARGS)

@@ -60,7 +60,9 @@ handle_job_timeout(void)
 }
 
 /*
- * sabot_run_start_timeout - begin to count the timeout of an attempt, if there is one
+ * sabot_run_start_timeout - begin to count the timeout of an attempt, in ms
+ *
+ * 0 means that it has none.
  */
 void
 sabot_run_start_timeout(int64 timeout_ms)
@@ -117,7 +119,8 @@ sabot_run_is_runnable(const SabotJob *job)
 /*
  * load_job - read the job an agent has taken, or NULL if it is not to run
  *
- * It may have been cancelled, paused, finished or lost since its id was queued.
+ * It may have been cancelled, paused, finished or lost since its id was
+ * queued.  *must_leave tells that the agent has to be replaced first.
  */
 static SabotJob *
 load_job(int64 job_id, bool *must_leave)

@@ -368,8 +368,8 @@ point_into_command(void *arg)
 /*
  * required_command - a command that must be there and could be run
  *
- * Raises 22023 if it is NULL or empty, its syntax error if it has one, and
- * what sabot_job_check_statements() raises.
+ * Raises 22004 if it is NULL, its syntax error if it has one, and what
+ * sabot_job_check_statements() raises.
  */
 static char *
 required_command(FunctionCallInfo fcinfo, int argno)
@@ -687,6 +687,8 @@ check_commands(ArrayType *commands)
  *
  * params is an array of arrays, one per command.  The commands are not
  * parsed here: one with a syntax error is accepted and its job fails.
+ *
+ * Errors: as of submit_job(), but for those of the commands' syntax.
  */
 Datum
 sabot_submit_jobs(PG_FUNCTION_ARGS)
@@ -722,6 +724,8 @@ sabot_submit_jobs(PG_FUNCTION_ARGS)
 /*
  * SQL: sabot.submit_job_each(command text, params jsonb, ...as submit_jobs...)
  * RETURNS bigint[] - queue a job for each element of params
+ *
+ * Errors: as of submit_job().
  */
 Datum
 sabot_submit_job_each(PG_FUNCTION_ARGS)

@@ -266,8 +266,8 @@ keep_agents_setting(Datum config)
  * sabot_prober_read_keep_agents - find the pairs of this database whose agents
  * are kept from the start on
  *
- * Those are the ones that ALTER ROLE ... IN DATABASE ... SET names; other ways to
- * set sabot.keep_agents count from a pair's first agent on.
+ * Those are the ones that ALTER ROLE ... IN DATABASE ... SET names; other ways
+ * to set sabot.keep_agents count from a pair's first agent on.
  */
 void
 sabot_prober_read_keep_agents(void)
