@@ -131,6 +131,26 @@ set_queue_locked(Oid dbid, const char *queue, bool paused, int max_running)
 }
 
 /*
+ * sabot_queue_room_locked - how many jobs of a queue may start now at most
+ *
+ * The lock of the ready jobs must be held; takes the pool's.
+ */
+int
+sabot_queue_room_locked(Oid dbid, const char *queue)
+{
+	QueueEntry *entry = find_queue_locked(dbid, queue);
+
+	if (entry == NULL)
+		return INT_MAX;
+	if (entry->paused)
+		return 0;
+	if (entry->max_running <= 0)
+		return INT_MAX;
+	return Max(0, entry->max_running -
+			   sabot_pool_running_with_tag(dbid, sabot_queue_tag(queue)));
+}
+
+/*
  * sabot_queue_blocked_locked - whether no job of a queue may start now
  *
  * The lock of the ready jobs must be held; takes the pool's.
@@ -138,14 +158,7 @@ set_queue_locked(Oid dbid, const char *queue, bool paused, int max_running)
 bool
 sabot_queue_blocked_locked(Oid dbid, const char *queue)
 {
-	QueueEntry *entry = queues->nentries > 0 ?
-	find_queue_locked(dbid, queue) : NULL;
-
-	if (entry == NULL)
-		return false;
-	return entry->paused ||
-		(entry->max_running > 0 &&
-		 sabot_pool_running_with_tag(dbid, sabot_queue_tag(queue)) >= entry->max_running);
+	return sabot_queue_room_locked(dbid, queue) == 0;
 }
 
 /*
@@ -164,52 +177,20 @@ sabot_queue_is_blocked(const char *queue)
 }
 
 /*
- * sabot_queue_room_locked - how many jobs of a queue may start now at most
- *
- * The lock of the ready jobs must be held.
- */
-int
-sabot_queue_room_locked(Oid dbid, const char *queue)
-{
-	QueueEntry *entry = queues->nentries > 0 ?
-	find_queue_locked(dbid, queue) : NULL;
-
-	if (entry == NULL)
-		return INT_MAX;
-	if (entry->paused)
-		return 0;
-	if (entry->max_running <= 0)
-		return INT_MAX;
-	return Max(0, entry->max_running -
-			   sabot_pool_running_with_tag(dbid, sabot_queue_tag(queue)));
-}
-
-/*
- * sabot_queue_is_limited_locked - whether a queue has a limit
- *
- * The lock of the ready jobs must be held.
- */
-bool
-sabot_queue_is_limited_locked(Oid dbid, const char *queue)
-{
-	QueueEntry *entry = queues->nentries > 0 ?
-	find_queue_locked(dbid, queue) : NULL;
-
-	return entry != NULL && entry->max_running > 0;
-}
-
-/*
- * sabot_queue_is_limited - the same, without the lock
+ * sabot_queue_is_limited - whether a queue has a limit
  */
 bool
 sabot_queue_is_limited(Oid dbid, const char *queue)
 {
+	QueueEntry *entry;
 	bool		limited;
 
+	/* Asked after every job: where no queue has settings it costs no lock. */
 	if (queues->nentries == 0)
 		return false;
 	LWLockAcquire(queues->lock, LW_SHARED);
-	limited = sabot_queue_is_limited_locked(dbid, queue);
+	entry = find_queue_locked(dbid, queue);
+	limited = entry != NULL && entry->max_running > 0;
 	LWLockRelease(queues->lock);
 	return limited;
 }

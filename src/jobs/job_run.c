@@ -81,15 +81,6 @@ sabot_run_start_timeout(int64 timeout_ms)
 }
 
 /*
- * sabot_job_timed_out - whether the current attempt has had its timeout
- */
-bool
-sabot_job_timed_out(void)
-{
-	return timed_out;
-}
-
-/*
  * sabot_run_raise_if_interrupted - raise 57014 if the job was interrupted
  *
  * The interrupt itself is an error already, but the job may have caught that.

@@ -262,7 +262,6 @@ extern bool sabot_queue_blocked_locked(Oid dbid, const char *queue);
 extern bool sabot_queue_is_blocked(const char *queue);
 extern bool sabot_queue_is_limited(Oid dbid, const char *queue);
 extern int	sabot_queue_room_locked(Oid dbid, const char *queue);
-extern bool sabot_queue_is_limited_locked(Oid dbid, const char *queue);
 extern void sabot_queue_load(void);
 extern void sabot_queue_changed(const char *queue, bool paused,
 								int max_running);
@@ -302,7 +301,6 @@ extern const SabotWorkSource *sabot_jobs_work_source(void);
 
 /* in job_run.c */
 extern void sabot_job_run(const SabotReady *entry, const char *queue);
-extern bool sabot_job_timed_out(void);
 
 /* in job_fail.c */
 extern void sabot_job_attempt_failed(const SabotJob *job, SabotEnd *end);
