@@ -72,19 +72,15 @@ job_of_caller(int64 job_id)
 					   1, types, values, NULL, 1) > 0;
 	if (exists)
 	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
 
-		found.open = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
-												SPI_tuptable->tupdesc, 1, &isnull));
-		found.home = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-												 SPI_tuptable->tupdesc, 2, &isnull));
-		found.state = MemoryContextStrdup(caller,
-										  SPI_getvalue(SPI_tuptable->vals[0],
-													   SPI_tuptable->tupdesc, 3));
-		owner = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4,
-							  &isnull);
-		owner_name = *DatumGetName(SPI_getbinval(SPI_tuptable->vals[0],
-												 SPI_tuptable->tupdesc, 5, &isnull));
+		found.open = DatumGetBool(SPI_getbinval(row, desc, 1, &isnull));
+		found.home = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
+		found.state = MemoryContextStrdup(caller, SPI_getvalue(row, desc, 3));
+		owner = SPI_getbinval(row, desc, 4, &isnull);
+		owner_name = *DatumGetName(SPI_getbinval(row, desc, 5, &isnull));
 	}
 	sabot_own_end(&own);
 	SPI_finish();
@@ -94,9 +90,7 @@ job_of_caller(int64 job_id)
 		!DatumGetBool(DirectFunctionCall3(sabot_is_mine, owner,
 										  NameGetDatum(&owner_name),
 										  Int64GetDatum(found.home))))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("job " INT64_FORMAT " does not exist", job_id)));
+		sabot_job_missing(job_id);
 	return found;
 }
 

@@ -73,6 +73,20 @@ static ExecutorFinish_hook_type prev_ExecutorFinish = NULL;
 static object_access_hook_type prev_object_access = NULL;
 
 /*
+ * leave_group - raise 25001: the job must be rolled back, to be run alone
+ *
+ * That stays so if it catches the error.
+ */
+static void
+leave_group(void)
+{
+	needs_alone = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+			 errmsg("job has to be run alone")));
+}
+
+/*
  * survives_group - whether a utility statement can be undone, or does not
  * matter, when the next job of the group begins
  */
@@ -110,12 +124,7 @@ watch_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			  QueryCompletion *qc)
 {
 	if (in_member && !survives_group(pstmt->utilityStmt))
-	{
-		needs_alone = true;
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("job has to be run alone")));
-	}
+		leave_group();
 	if (prev_ProcessUtility)
 		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 							params, queryEnv, dest, qc);
@@ -211,12 +220,7 @@ watch_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 		prev_object_access(access, classId, objectId, subId, arg);
 	if (in_member && access == OAT_FUNCTION_EXECUTE &&
 		lives_with_transaction(objectId))
-	{
-		needs_alone = true;
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("job has to be run alone")));
-	}
+		leave_group();
 }
 
 /*
@@ -306,13 +310,37 @@ start_group_timeout(TimestampTz group_end)
 }
 
 /*
+ * complete_member - execute a job and record its end
+ *
+ * In its subtransaction.  Raises the job's error, or 25001 if it has to be
+ * run alone.
+ */
+static void
+complete_member(const SabotJob *job, List *statements, SabotOutcome *outcome,
+				const SabotEnd *end, TimestampTz *executed_at)
+{
+	sabot_agent_accept_interrupts(true);
+	sabot_run_raise_if_interrupted();
+	sabot_settings_apply(job->settings);
+	sabot_job_execute(job->command, statements, job->params,
+					  SABOT_EXEC_ATOMIC, outcome, NULL, NULL);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	fire_deferred_triggers();
+	sabot_run_raise_if_interrupted();
+	*executed_at = GetCurrentTimestamp();
+	if (needs_alone || !sabot_job_finish(job, end))
+		leave_group();
+	PopActiveSnapshot();
+}
+
+/*
  * execute_member - execute and complete a job in a subtransaction
  *
  * It is interrupted at group_end, unless that is 0.  Returns NULL, or the
  * error, in the current memory context.
  */
 static ErrorData *
-execute_member(SabotJob *job, List *statements, Member *member,
+execute_member(const SabotJob *job, List *statements, Member *member,
 			   TimestampTz group_end)
 {
 	MemoryContext caller = CurrentMemoryContext;
@@ -336,20 +364,7 @@ execute_member(SabotJob *job, List *statements, Member *member,
 		start_group_timeout(group_end);
 	PG_TRY();
 	{
-		sabot_agent_accept_interrupts(true);
-		sabot_run_raise_if_interrupted();
-		sabot_settings_apply(job->settings);
-		sabot_job_execute(job->command, statements, job->params,
-						  SABOT_EXEC_ATOMIC, outcome, NULL, NULL);
-		PushActiveSnapshot(GetTransactionSnapshot());
-		fire_deferred_triggers();
-		sabot_run_raise_if_interrupted();
-		member->executed_at = GetCurrentTimestamp();
-		if (needs_alone || !sabot_job_finish(job, &end))
-			ereport(ERROR,
-					(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-					 errmsg("job has to be run alone")));
-		PopActiveSnapshot();
+		complete_member(job, statements, outcome, &end, &member->executed_at);
 		in_member = false;
 		reset_inside_group();
 		ReleaseCurrentSubTransaction();

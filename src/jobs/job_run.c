@@ -41,9 +41,6 @@
 /* A job that ignores its timeout is interrupted again so often, in ms. */
 #define TIMEOUT_REPEAT_MS 1000
 
-/* A longer timeout is none, in ms: a thousand years, which cannot overflow. */
-#define FOREVER_MS (INT64CONST(1000) * 365 * SECS_PER_DAY * 1000)
-
 static MemoryContext job_context = NULL;
 static volatile sig_atomic_t timed_out = false;
 
@@ -70,7 +67,7 @@ sabot_run_start_timeout(int64 timeout_ms)
 	static TimeoutId timeout_id = MAX_TIMEOUTS;
 
 	timed_out = false;
-	if (timeout_ms <= 0 || timeout_ms > FOREVER_MS)
+	if (timeout_ms <= 0 || timeout_ms > SABOT_FOREVER_MS)
 		return;
 	if (timeout_id == MAX_TIMEOUTS)
 		timeout_id = RegisterTimeout(USER_TIMEOUT, handle_job_timeout);

@@ -142,11 +142,7 @@ sabot_wait_timeout_ms(const Interval *timeout)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("timeout must not be negative")));
-
-	/* A thousand years are for ever, and cannot overflow. */
-	if (ms > INT64CONST(1000) * 365 * SECS_PER_DAY * 1000)
-		return -1;
-	return ms;
+	return ms > SABOT_FOREVER_MS ? -1 : ms;
 }
 
 /*

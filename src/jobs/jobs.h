@@ -34,6 +34,9 @@
  */
 #define SABOT_LLM_QUEUE				"llm"
 
+/* A longer timeout is none, in ms: a thousand years, which cannot overflow. */
+#define SABOT_FOREVER_MS	(INT64CONST(1000) * 365 * SECS_PER_DAY * 1000)
+
 #define SABOT_MIN_PRIORITY			(-1000)
 #define SABOT_MAX_PRIORITY			1000
 
