@@ -299,6 +299,42 @@ note_missing_locked(ReadyLane *lane, int32 priority, int64 job_id)
 }
 
 /*
+ * lane_to_push_locked - the lane for a job that has become ready, or NULL
+ */
+static ReadyLane *
+lane_to_push_locked(Oid dbid, Oid roleid, const char *queue)
+{
+	ReadyLane  *lane = find_lane_locked(dbid, roleid, queue);
+
+	if (lane != NULL)
+		return lane;
+	lane = make_lane_locked(dbid, roleid, queue);
+	if (lane != NULL && !has_reader_locked(dbid, roleid))
+		note_missing_locked(lane, SABOT_MAX_PRIORITY, 0);
+	return lane;
+}
+
+/*
+ * push_locked - put an id into a lane, or note that it is missing there
+ */
+static void
+push_locked(ReadyLane *lane, const SabotReady *entry)
+{
+	ReadyNode  *node;
+
+	if (room_locked(lane) <= 0)
+	{
+		note_missing_locked(lane, entry->priority, entry->job_id);
+		return;
+	}
+	node = (ReadyNode *) slist_pop_head_node(&ready->free);
+	ready->nfree--;
+	node->entry = *entry;
+	pairingheap_add(&lane->heap, &node->link.heap);
+	lane->nentries++;
+}
+
+/*
  * sabot_ready_push - a job has become ready
  *
  * Does nothing if its pair has no agents: the first one reads the table.
@@ -308,30 +344,13 @@ void
 sabot_ready_push(Oid dbid, Oid roleid, const char *queue,
 				 const SabotReady *entry)
 {
-	ReadyLane  *lane;
+	ReadyLane  *lane = NULL;
 
 	LWLockAcquire(ready->lock, LW_EXCLUSIVE);
 	if (has_members_locked(dbid, roleid))
-	{
-		lane = find_lane_locked(dbid, roleid, queue);
-		if (lane == NULL)
-		{
-			lane = make_lane_locked(dbid, roleid, queue);
-			if (lane != NULL && !has_reader_locked(dbid, roleid))
-				note_missing_locked(lane, SABOT_MAX_PRIORITY, 0);
-		}
-		if (lane != NULL && room_locked(lane) <= 0)
-			note_missing_locked(lane, entry->priority, entry->job_id);
-		else if (lane != NULL)
-		{
-			ReadyNode  *node = (ReadyNode *) slist_pop_head_node(&ready->free);
-
-			ready->nfree--;
-			node->entry = *entry;
-			pairingheap_add(&lane->heap, &node->link.heap);
-			lane->nentries++;
-		}
-	}
+		lane = lane_to_push_locked(dbid, roleid, queue);
+	if (lane != NULL)
+		push_locked(lane, entry);
 	LWLockRelease(ready->lock);
 }
 
