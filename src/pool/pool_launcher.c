@@ -280,12 +280,14 @@ launcher_round(void)
 		if (sweep)
 			sabot_prober_sweep();
 	}
-	if (last_sweep != 0 &&
-		TimestampDifferenceExceeds(last_sweep, now, SWEEP_EVERY_MS))
-		sabot_prober_sweep();
-	if (last_sweep == 0 ||
-		TimestampDifferenceExceeds(last_sweep, now, SWEEP_EVERY_MS))
+	/* The first one was asked for when shared memory was made. */
+	if (last_sweep == 0)
 		last_sweep = now;
+	else if (TimestampDifferenceExceeds(last_sweep, now, SWEEP_EVERY_MS))
+	{
+		sabot_prober_sweep();
+		last_sweep = now;
+	}
 	if (sabot_enabled)
 	{
 		if (!sabot_prober_advance())

@@ -136,6 +136,24 @@ start_prober(Prober *prober, Oid dbid)
 }
 
 /*
+ * find_failure - what is noted of failed probes of a database, or NULL
+ */
+static FailedProbe *
+find_failure(Oid dbid)
+{
+	ListCell   *lc;
+
+	foreach(lc, failed)
+	{
+		FailedProbe *entry = lfirst(lc);
+
+		if (entry->dbid == dbid)
+			return entry;
+	}
+	return NULL;
+}
+
+/*
  * note_result - a prober of a database has ended
  *
  * One that failed is tried again a few times; then the database has to wait
@@ -144,12 +162,8 @@ start_prober(Prober *prober, Oid dbid)
 static void
 note_result(Oid dbid, bool has_failed)
 {
-	FailedProbe *entry = NULL;
-	ListCell   *lc;
+	FailedProbe *entry = find_failure(dbid);
 
-	foreach(lc, failed)
-		if (((FailedProbe *) lfirst(lc))->dbid == dbid)
-		entry = lfirst(lc);
 	if (has_failed && entry == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
@@ -196,6 +210,18 @@ queue_failed(void)
 }
 
 /*
+ * is_being_probed - whether a prober is in a database just now
+ */
+static bool
+is_being_probed(Oid dbid)
+{
+	for (int i = 0; i < SABOT_MAX_PROBERS; i++)
+		if (probers[i].dbid == dbid)
+			return true;
+	return false;
+}
+
+/*
  * sabot_prober_advance - reap probers that ended and start the next ones
  *
  * Launcher only.  Returns false if something is left to do that no event
@@ -223,12 +249,9 @@ sabot_prober_advance(void)
 	{
 		Prober	   *prober = &probers[i];
 
-		if (OidIsValid(prober->dbid) || todo == NIL)
-			continue;
 		/* One at a time in a database, so that they need no locks. */
-		if (OidIsValid(probers[0].dbid) && probers[0].dbid == linitial_oid(todo))
-			continue;
-		if (OidIsValid(probers[1].dbid) && probers[1].dbid == linitial_oid(todo))
+		if (OidIsValid(prober->dbid) || todo == NIL ||
+			is_being_probed(linitial_oid(todo)))
 			continue;
 		if (!start_prober(prober, linitial_oid(todo)))
 			return false;
