@@ -56,6 +56,20 @@ detach(bool interrupted)
 }
 
 /*
+ * found_nothing - our agent has looked for work and there is none
+ *
+ * wake_seq is the pair's from before it looked.
+ */
+static void
+found_nothing(uint64 wake_seq)
+{
+	sabot_pool_no_work(sabot_my_pair(), wake_seq);
+	if (sabot_ready_is_held())
+		sabot_pool_hold(sabot_my_pair());
+	sabot_purge_if_due();
+}
+
+/*
  * run_next - do the next thing there is to do; false if there is none
  */
 static bool
@@ -84,10 +98,7 @@ run_next(void)
 			case SABOT_CLAIM_NONE:
 				if (!sabot_refill_is_due())
 				{
-					sabot_pool_no_work(sabot_my_pair(), wake_seq);
-					if (sabot_ready_is_held())
-						sabot_pool_hold(sabot_my_pair());
-					sabot_purge_if_due();
+					found_nothing(wake_seq);
 					return false;
 				}
 				sabot_refill_all();
