@@ -78,6 +78,15 @@ sabot_run_start_timeout(int64 timeout_ms)
 }
 
 /*
+ * sabot_run_timed_out - whether the current timeout has passed
+ */
+bool
+sabot_run_timed_out(void)
+{
+	return timed_out;
+}
+
+/*
  * sabot_run_raise_if_interrupted - raise 57014 if the job was interrupted
  *
  * The interrupt itself is an error already, but the job may have caught that.

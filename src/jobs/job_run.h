@@ -15,6 +15,7 @@
 
 /* in job_run.c */
 extern void sabot_run_start_timeout(int64 timeout_ms);
+extern bool sabot_run_timed_out(void);
 extern void sabot_run_raise_if_interrupted(void);
 extern void sabot_run_report(const SabotJob *job);
 extern bool sabot_run_is_runnable(const SabotJob *job);
