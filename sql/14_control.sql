@@ -208,5 +208,15 @@ SELECT count(*) >= 2 AS agents FROM sabot.agent_status WHERE database = current_
 SELECT sabot.stop_agents() >= 2 AS stopped;
 SELECT count(*) AS agents FROM sabot.agent_status WHERE database = current_database();
 CALL sabot.wait_for_job(sabot.submit_job('SELECT 1'));
+-- An attempt that is paused is not counted, outside a transaction block neither.
+SELECT sabot.submit_job($$SELECT pg_advisory_lock(15)$$, atomic => false) AS id
+	FROM pg_advisory_lock(15) \gset
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''running''', :id));
+SELECT sabot.pause_job(:id);
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''paused''', :id));
+SELECT attempt, losses, atomic, started_at FROM sabot.job_status WHERE job_id = :id;
+SELECT pg_advisory_unlock(15);
+SELECT sabot.resume_job(:id);
+SELECT state, attempt FROM pg_temp.outcome(:id);
 SET client_min_messages = warning;
 DROP SCHEMA control CASCADE;

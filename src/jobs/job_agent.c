@@ -48,11 +48,16 @@ attach(void)
 
 /*
  * detach - an agent is about to exit, maybe in the middle of something
+ *
+ * When the server is stopped cleanly the work is given back: its attempt is
+ * not counted.
  */
 static void
 detach(bool interrupted)
 {
 	sabot_ready_leave(interrupted);
+	if (sabot_agent_server_stops() && sabot_run_give_back())
+		sabot_attempt_end();
 }
 
 /*
@@ -109,15 +114,10 @@ run_next(void)
 
 /*
  * stopping - an agent is dying; whether its work is lost
- *
- * When the server is stopped cleanly the work is given back: its attempt is
- * not counted.
  */
 static bool
 stopping(bool server_stops)
 {
-	if (server_stops)
-		sabot_attempt_end();
 	return !server_stops;
 }
 

@@ -242,6 +242,21 @@ sabot_own_commit_transaction(SabotOwn *own)
 }
 
 /*
+ * sabot_own_commit_locally - the same, without waiting for standbys
+ */
+void
+sabot_own_commit_locally(SabotOwn *own)
+{
+	sabot_own_end(own);
+	PopActiveSnapshot();
+	SPI_finish();
+	if (synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		(void) set_config_option("synchronous_commit", "local", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	CommitTransactionCommand();
+}
+
+/*
  * saved_plan - the plan of a statement, prepared at its first use
  *
  * Plans are found again by the address of the text, so it must be a constant.

@@ -19,6 +19,7 @@
 #include "common/pg_prng.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -84,7 +85,7 @@ backoff_ms(int64 first_ms, int n)
 /*
  * log_attempt - keep an attempt that did not complete its job
  *
- * Inside a transaction of sabot's own.
+ * pid is 0 if nobody knows it anymore.  Inside a transaction of sabot's own.
  */
 static void
 log_attempt(const SabotJob *job, int attempt, TimestampTz started_at, int pid,
@@ -100,7 +101,7 @@ log_attempt(const SabotJob *job, int attempt, TimestampTz started_at, int pid,
 
 	sabot_spi("INSERT INTO sabot.job_attempt_log"
 			  " (job_id, attempt, owner, started_at, finished_at, pid, sqlstate, error)"
-			  " VALUES ($1, $2, $3, $4, clock_timestamp(), $5, $6, $7)",
+			  " VALUES ($1, $2, $3, $4, clock_timestamp(), NULLIF($5, 0), $6, $7)",
 			  7, types, values, NULL, 0);
 }
 
@@ -142,7 +143,8 @@ schedule_retry(const SabotJob *job, const SabotEnd *end, bool is_free_retry)
 	};
 
 	sabot_spi("UPDATE sabot.job SET state = 'scheduled', attempt = $2,"
-			  " free_retries = $3, run_after = $4, sqlstate = $5, error = $6"
+			  " free_retries = $3, run_after = $4, started_at = NULL,"
+			  " sqlstate = $5, error = $6"
 			  " WHERE job_id = $1",
 			  6, types, values, NULL, 0);
 	sabot_pending_submit(job->job_id, job->priority, job->queue, job->owner,
@@ -164,16 +166,19 @@ forget_signal(int64 job_id)
 
 /*
  * pause_row - set a job's row to paused
+ *
+ * attempt and losses are what it counts from now on.
  */
 static void
-pause_row(int64 job_id)
+pause_row(int64 job_id, int attempt, int losses)
 {
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(job_id)};
+	Oid			types[] = {INT8OID, INT4OID, INT4OID};
+	Datum		values[] = {Int64GetDatum(job_id), Int32GetDatum(attempt),
+	Int32GetDatum(losses)};
 
-	sabot_spi("UPDATE sabot.job SET state = 'paused', reason = 'paused by its owner'"
-			  " WHERE job_id = $1",
-			  1, types, values, NULL, 0);
+	sabot_spi("UPDATE sabot.job SET state = 'paused', reason = 'paused by its owner',"
+			  " attempt = $2, losses = $3, started_at = NULL WHERE job_id = $1",
+			  3, types, values, NULL, 0);
 }
 
 /*
@@ -196,10 +201,12 @@ cancel_row(const SabotJob *job, SabotEnd *end)
  * obey_signal - cancel or pause a job whose attempt has ended otherwise if its
  * owner had asked for that
  *
- * Inside a transaction of sabot's own; returns false if he had not.
+ * is_over tells that the job has ended with this attempt, so that there is
+ * nothing left to pause.  Inside a transaction of sabot's own; returns false
+ * if there was nothing to obey.
  */
 static bool
-obey_signal(const SabotJob *job, SabotEnd *end)
+obey_signal(const SabotJob *job, SabotEnd *end, bool is_over)
 {
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(job->job_id)};
@@ -211,8 +218,10 @@ obey_signal(const SabotJob *job, SabotEnd *end)
 	action = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	if (strcmp(action, "cancel") == 0)
 		cancel_row(job, end);
+	else if (is_over)
+		return false;
 	else
-		pause_row(job->job_id);
+		pause_row(job->job_id, end->attempt, end->losses);
 	return true;
 }
 
@@ -232,8 +241,8 @@ sabot_job_attempt_failed(const SabotJob *job, SabotEnd *end)
 	{
 		log_attempt(job, end->attempt, end->started_at, MyProcPid,
 					end->error->sqlerrcode, end->error->message);
-		if (obey_signal(job, end))
-			 /* it came too late to interrupt the attempt */ ;
+		if (obey_signal(job, end, false))
+			 /* it came too late to interrupt the attempt, or was caught */ ;
 		else if (retry_free ||
 				 (!is_final(end->error->sqlerrcode) &&
 				  end->attempt - job->losses < job->max_attempts))
@@ -248,9 +257,37 @@ sabot_job_attempt_failed(const SabotJob *job, SabotEnd *end)
 }
 
 /*
+ * sabot_job_give_back - record that an attempt has ended whose start was
+ * recorded, and is not to be counted
+ *
+ * Returns whether it was: for as long as it is not, the attempt counts as lost.
+ * Also used in agents that exit because the server stops, where nobody could
+ * interrupt a wait: so it waits neither for locks nor for standbys.  In no
+ * transaction.
+ */
+bool
+sabot_job_give_back(int64 job_id, int attempt)
+{
+	Oid			types[] = {INT8OID, INT4OID};
+	Datum		values[] = {Int64GetDatum(job_id), Int32GetDatum(attempt)};
+	SabotOwn	own;
+	bool		recorded = false;
+
+	sabot_own_start_transaction(&own);
+	if (ConditionalLockRelationOid(sabot_catalog(false)->job, RowExclusiveLock))
+		recorded = sabot_spi("UPDATE sabot.job SET attempt = attempt - 1, started_at = NULL"
+							 " WHERE job_id = (SELECT j.job_id FROM sabot.job j"
+							 " WHERE j.job_id = $1 AND j.attempt = $2 AND j.state = 'queued'"
+							 " AND j.started_at IS NOT NULL FOR UPDATE SKIP LOCKED)",
+							 2, types, values, NULL, 0) == 1;
+	sabot_own_commit_locally(&own);
+	return recorded;
+}
+
+/*
  * sabot_job_set_aside - cancel, pause or give back a job that was interrupted
  *
- * end tells of the attempt.  In no transaction.
+ * end tells of the attempt, which is not counted.  In no transaction.
  */
 void
 sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
@@ -259,7 +296,9 @@ sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
 
 	if (reason == SABOT_INTERRUPT_GIVE_BACK)
 	{
-		/* The row is as it was: whoever looks next will find it. */
+		/* Else the row is as it was: whoever looks next will find it. */
+		if (job->started_at != 0)
+			(void) sabot_job_give_back(job->job_id, job->attempt);
 		sabot_pool_wake(sabot_job_pair(job->owner, job->queue), 1,
 						GetCurrentTimestamp());
 		return;
@@ -270,7 +309,7 @@ sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
 		if (reason == SABOT_INTERRUPT_CANCEL)
 			cancel_row(job, end);
 		else
-			pause_row(job->job_id);
+			pause_row(job->job_id, end->attempt - 1, job->losses);
 	}
 	forget_signal(job->job_id);
 	sabot_own_commit_transaction(&own);
@@ -286,7 +325,8 @@ run_again(const SabotJob *job, const SabotEnd *end)
 	Datum		values[] = {Int64GetDatum(job->job_id),
 	Int32GetDatum(end->attempt), Int32GetDatum(end->losses)};
 
-	sabot_spi("UPDATE sabot.job SET attempt = $2, losses = $3 WHERE job_id = $1",
+	sabot_spi("UPDATE sabot.job SET attempt = $2, losses = $3, started_at = NULL"
+			  " WHERE job_id = $1",
 			  3, types, values, NULL, 0);
 	sabot_pending_submit(job->job_id, job->priority, job->queue, job->owner,
 						 0, 0);
@@ -309,7 +349,7 @@ fail_lost(const SabotJob *job, SabotEnd *end, const SabotOrphan *orphan)
 		error.detail = psprintf("The last one ended with: %s", orphan->error);
 	else
 		error.detail = pstrdup("The server log may say why.");
-	if (!end->atomic)
+	if (job->started_at != 0)
 		error.hint = pstrdup("Part of its effects may be there. Raise max_attempts if the job may run again.");
 	end->state = SABOT_JOB_FAILED;
 	end->error = &error;
@@ -320,20 +360,23 @@ fail_lost(const SabotJob *job, SabotEnd *end, const SabotOrphan *orphan)
 /*
  * settle_lost - decide about a job whose agent was lost
  *
- * Inside a transaction of sabot's own.
+ * One that had begun outside a transaction block may have had effects.  Inside
+ * a transaction of sabot's own.
  */
 static void
 settle_lost(const SabotJob *job, const SabotOrphan *orphan, SabotEnd *end)
 {
+	bool		is_over = end->losses >= sabot_max_crashes ||
+	orphan->sqlstate == TRANSACTION_TIMEOUT ||
+	(job->started_at != 0 && orphan->attempt >= job->max_attempts);
+
 	log_attempt(job, orphan->attempt, orphan->started_at, orphan->pid,
 				orphan->sqlstate ? orphan->sqlstate : ERRCODE_CRASH_SHUTDOWN,
 				orphan->error[0] ? psprintf("agent was lost: %s", orphan->error) :
 				"agent was lost");
-	if (obey_signal(job, end))
+	if (obey_signal(job, end, is_over))
 		return;
-	if (end->losses >= sabot_max_crashes ||
-		orphan->sqlstate == TRANSACTION_TIMEOUT ||
-		(!end->atomic && orphan->attempt >= job->max_attempts))
+	if (is_over)
 		fail_lost(job, end, orphan);
 	else
 		run_again(job, end);
@@ -356,10 +399,9 @@ sabot_job_lost(const SabotOrphan *orphan)
 	sabot_own_start_transaction(&own);
 	job = sabot_job_read(orphan->job_id);
 	end.atomic = job == NULL || !job->has_atomic || job->atomic;
-	/* One that is not atomic has counted its attempt in its row. */
+	/* One that has begun outside a block has counted itself in the row. */
 	ours = job != NULL &&
-		(job->attempt == orphan->attempt - 1 ||
-		 (!end.atomic && job->attempt == orphan->attempt));
+		job->attempt == orphan->attempt - (job->started_at == 0);
 	if (ours)
 	{
 		end.attempt = orphan->attempt;

@@ -11,7 +11,10 @@
  *
  * A command that PostgreSQL refuses inside a transaction block cannot be had
  * that way.  It runs statement by statement, after its start was committed,
- * so that nobody takes it for one that can simply be run again.
+ * so that nobody takes it for one that can simply be run again.  That record
+ * stays in the row until what came of the attempt is recorded too: who reads
+ * it there and knows of no agent that makes the attempt, as after the
+ * promotion of a standby, knows that the agent was lost.
  *
  * IDENTIFICATION
  *		src/jobs/job_run.c
@@ -43,6 +46,10 @@
 
 static MemoryContext job_context = NULL;
 static volatile sig_atomic_t timed_out = false;
+
+/* The attempt of our agent whose start is recorded; job_id 0 = none. */
+static int64 begun_job_id = 0;
+static int	begun_attempt;
 
 /*
  * handle_job_timeout - timeout handler: interrupt what the job is doing
@@ -211,7 +218,10 @@ record_start(SabotJob *job, SabotEnd *end)
 		job->attempt++;
 		job->has_atomic = true;
 		job->atomic = false;
+		job->started_at = end->started_at;
 		end->atomic = false;
+		begun_job_id = job->job_id;
+		begun_attempt = job->attempt;
 		sabot_attempt_begin(job->job_id, job->attempt);
 	}
 	return ours;
@@ -397,7 +407,43 @@ run_loaded(SabotJob *job, const SabotReady *entry)
 			sabot_run_profile(entry, end.started_at, executed_at);
 	}
 	debug_query_string = NULL;
+	begun_job_id = 0;
 	sabot_attempt_end();
+}
+
+/*
+ * sabot_run_give_back - give back what our agent does: it exits, as the server
+ * stops
+ *
+ * Returns false if its attempt has begun outside a transaction block and that
+ * it is given back could not be recorded.  Ends whatever transaction is open.
+ */
+bool
+sabot_run_give_back(void)
+{
+	if (begun_job_id == 0)
+		return true;
+	AbortOutOfAnyTransaction();
+	return sabot_job_give_back(begun_job_id, begun_attempt);
+}
+
+/*
+ * settle_cut_off - deal with a job that was read, whose last attempt has begun
+ * outside a transaction block, and of whose end nobody knows
+ *
+ * In no transaction.
+ */
+static void
+settle_cut_off(const SabotJob *job)
+{
+	SabotOrphan orphan = {
+		.dbid = MyDatabaseId,
+		.attempt = job->attempt,
+		.job_id = job->job_id,
+		.started_at = job->started_at
+	};
+
+	(void) sabot_job_lost(&orphan);
 }
 
 /*
@@ -430,7 +476,9 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 	else
 	{
 		sabot_pool_took_work(sabot_my_pair());
-		if (job != NULL)
+		if (job != NULL && job->started_at != 0)
+			settle_cut_off(job);
+		else if (job != NULL)
 			run_loaded(job, entry);
 		if (sabot_pool_end_work())
 			sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &again);

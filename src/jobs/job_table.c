@@ -101,6 +101,8 @@ fill_job(Datum *v, bool *isnull)
 	job->submitted_at = DatumGetTimestampTz(v[JOB_SUBMITTED_AT]);
 	job->run_after = isnull[JOB_RUN_AFTER] ? 0 :
 		DatumGetTimestampTz(v[JOB_RUN_AFTER]);
+	job->started_at = isnull[JOB_STARTED_AT] ? 0 :
+		DatumGetTimestampTz(v[JOB_STARTED_AT]);
 	job->retry_delay_ms = sabot_interval_ms(DatumGetIntervalP(v[JOB_RETRY_DELAY]));
 	job->timeout_ms = isnull[JOB_TIMEOUT] ? 0 :
 		sabot_interval_ms(DatumGetIntervalP(v[JOB_TIMEOUT]));

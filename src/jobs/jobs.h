@@ -68,6 +68,8 @@ typedef struct SabotJob
 	char	   *notify;			/* channel, or NULL */
 	TimestampTz submitted_at;
 	TimestampTz run_after;		/* 0 if none */
+	TimestampTz started_at;		/* of an attempt outside a transaction block
+								 * that has begun and not ended, else 0 */
 	int64		home;			/* identity of the database it belongs to */
 } SabotJob;
 
@@ -180,6 +182,7 @@ extern void sabot_own_begin(SabotOwn *own);
 extern void sabot_own_end(SabotOwn *own);
 extern void sabot_own_start_transaction(SabotOwn *own);
 extern void sabot_own_commit_transaction(SabotOwn *own);
+extern void sabot_own_commit_locally(SabotOwn *own);
 extern int	sabot_spi(const char *sql, int nargs, const Oid *types,
 					  Datum *values, const char *nulls, int64 limit);
 
@@ -304,11 +307,13 @@ extern const SabotWorkSource *sabot_jobs_work_source(void);
 
 /* in job_run.c */
 extern void sabot_job_run(const SabotReady *entry, const char *queue);
+extern bool sabot_run_give_back(void);
 
 /* in job_fail.c */
 extern void sabot_job_attempt_failed(const SabotJob *job, SabotEnd *end);
 extern void sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason,
 								SabotEnd *end);
+extern bool sabot_job_give_back(int64 job_id, int attempt);
 extern bool sabot_job_lost(const SabotOrphan *orphan);
 
 /* in job_recover.c */

@@ -63,7 +63,7 @@ COMMENT ON COLUMN job.losses IS 'attempts whose agent was lost under the job';
 COMMENT ON COLUMN job.free_retries IS 'attempts that failed for reasons that are not counted';
 COMMENT ON COLUMN job.atomic IS 'true or false as asked at submit or found out when run, NULL while unknown';
 COMMENT ON COLUMN job.settings IS 'settings in force at submit that travel with the job: name, value, name, value, …';
-COMMENT ON COLUMN job.started_at IS 'start of an attempt that is not atomic, committed before it runs';
+COMMENT ON COLUMN job.started_at IS 'start of an attempt that is not atomic, committed before it runs; NULL again when it has ended or was given back';
 COMMENT ON COLUMN job.reason IS 'why the job is paused';
 COMMENT ON COLUMN job.sqlstate IS 'of the last attempt, if it failed';
 COMMENT ON COLUMN job.error IS 'message of the last attempt, if it failed';

@@ -151,11 +151,12 @@ typedef struct SabotPoolTotals
  * what its processes are called, limit how many there may be at once,
  * idle_timeout how long one stays without work, in s, -1 for ever, slice_ms
  * how long it serves its pair while another one waits.  run_next: agent, in
- * no transaction; true if it did something.  attach/detach: agent, once.
- * probe: prober, in no transaction.  startup and bury: launcher, no
- * transaction, no database; bury gets a copy of a slot in state LOST.
- * stopping: in a dying agent, must not ereport; returns whether the slot's
- * work is lost (true) or was given back (false).
+ * no transaction; true if it did something.  attach/detach: agent, once;
+ * detach may end the transaction it finds, and use others.  probe: prober, in
+ * no transaction.  startup and bury: launcher, no transaction, no database;
+ * bury gets a copy of a slot in state LOST.  stopping: in a dying agent, must
+ * not ereport; returns whether the slot's work is lost (true) or was given
+ * back (false).
  */
 typedef struct SabotWorkSource
 {
@@ -254,6 +255,7 @@ extern uint64 sabot_pool_wake_seq(SabotPairKey key);
 
 /* in pool_schedule.c */
 extern bool sabot_agent_must_leave(void);
+extern bool sabot_agent_server_stops(void);
 
 /* in pool_launcher.c */
 extern void sabot_pool_register_launcher(void);

@@ -170,12 +170,12 @@ keep_last_error(ErrorData *edata)
 }
 
 /*
- * server_is_stopping - whether the postmaster is shutting down
+ * read_stopping - whether the postmaster is shutting down
  *
  * It says so in its pid file before it signals anybody.
  */
 static bool
-server_is_stopping(void)
+read_stopping(void)
 {
 	char		buf[1024];
 	FILE	   *file = fopen("postmaster.pid", "r");
@@ -194,6 +194,24 @@ server_is_stopping(void)
 }
 
 /*
+ * sabot_agent_server_stops - whether our agent, which exits, does so because
+ * the server stops
+ *
+ * The answer stays the same from one exit callback to the next.
+ */
+bool
+sabot_agent_server_stops(void)
+{
+	static bool known = false;
+	static bool stopping;
+
+	if (!known)
+		stopping = read_stopping();
+	known = true;
+	return stopping;
+}
+
+/*
  * agent_exit - give back the slot
  *
  * Runs after the transaction, if there was one, has ended.
@@ -206,7 +224,7 @@ agent_exit(int code, Datum arg)
 	if (sabot_my_slot == SABOT_NO_SLOT)
 		return;
 	if (work_source->stopping)
-		lost = work_source->stopping(server_is_stopping());
+		lost = work_source->stopping(sabot_agent_server_stops());
 	sabot_slot_release(lost);
 }
 

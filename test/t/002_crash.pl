@@ -149,6 +149,36 @@ effects('fast', 1, 'fast stop: its effect is there once');
 is(job($node, $job, 'attempt, losses'), '1|0', 'fast stop: nothing is counted');
 is(attempts($job), '', 'fast stop: nor recorded');
 
+# Outside a transaction block too, where it has had effects
+
+($job, $pid) = begin_job('fast outside',
+	"INSERT INTO effect VALUES ('fast outside'); SELECT pass('fast outside')",
+	'atomic => false');
+$node->stop('fast');
+$node->start;
+ends($node, $job, 'completed', 'fast stop, outside: the job is given back');
+effects('fast outside', 2, 'fast stop, outside: it was started over');
+is(job($node, $job, 'attempt, losses, atomic'),
+	'1|0|f', 'fast stop, outside: nothing is counted');
+is(attempts($job), '', 'fast stop, outside: nor recorded');
+
+# Where that cannot be recorded, the attempt counts as lost.
+
+($job, $pid) = begin_job('fast locked',
+	"INSERT INTO effect VALUES ('fast locked'); SELECT pass('fast locked')",
+	'atomic => false');
+sql($node, <<'SQL');
+BEGIN;
+LOCK sabot.job IN SHARE MODE;
+CREATE TABLE prepared ();
+PREPARE TRANSACTION 'lock';
+SQL
+$node->stop('fast');
+$node->start;
+sql($node, "ROLLBACK PREPARED 'lock'");
+ends($node, $job, 'failed', 'fast stop that cannot be recorded: lost');
+effects('fast locked', 1, 'fast stop that cannot be recorded: one attempt');
+
 # Jobs whose effects cannot be undone
 
 my %kinds = (

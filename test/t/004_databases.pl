@@ -135,6 +135,15 @@ isnt(running($node, $job, db => 'bare'), $pid,
 	'the job was given back and runs again on another agent');
 is(job($node, $job, 'attempt, losses', db => 'bare'),
 	'1|0', 'nothing was counted');
+my $outside = submit($node, 'SELECT pg_sleep(600)',
+	db => 'bare', args => 'atomic => false');
+running($node, $outside, db => 'bare');
+sql($node, 'BEGIN; DROP EXTENSION sabot; ROLLBACK', db => 'bare');
+running($node, $_, db => 'bare') foreach $job, $outside;
+is(job($node, $outside, 'attempt, losses, atomic', db => 'bare'),
+	'1|0|f', 'nor for one that runs outside a transaction block');
+sql($node, "SELECT sabot.cancel_job($outside)", db => 'bare');
+ends($node, $outside, 'canceled', 'canceled', db => 'bare');
 $pid = sql($node, "SELECT pid FROM sabot.agent_status WHERE job_id = $job");
 ($status, $out, $err) =
   try_sql($node, 'DROP EXTENSION sabot', db => 'bare');

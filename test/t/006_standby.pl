@@ -11,9 +11,13 @@ use Test::More;
 
 my $primary = new_node(
 	'primary',
-	"max_prepared_transactions = 10\n",
+	"max_prepared_transactions = 10\nsabot.pool_size = 6\n",
 	init => [ allows_streaming => 1 ]);
-sql($primary, 'CREATE TABLE effect (name text); CREATE TABLE gate (name text)');
+sql($primary, <<'SQL');
+CREATE TABLE effect (name text);
+CREATE TABLE gate (name text);
+CREATE TABLE step (job text);
+SQL
 $primary->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'backup', has_streaming => 1);
@@ -45,6 +49,14 @@ my @running = map
 		  . " SELECT pg_sleep(600) FROM gate")
 } 1 .. 4;
 running($primary, $_) foreach @running;
+my %outside;
+foreach my $max (1, 2)
+{
+	$outside{$max} = submit($primary,
+		"INSERT INTO step VALUES ('outside $max'); SELECT pg_sleep(600) FROM gate",
+		args => "atomic => false, max_attempts => $max");
+	running($primary, $outside{$max});
+}
 my @waiting =
   map { submit($primary, "INSERT INTO effect VALUES ('waiting $_')") } 1 .. 3;
 my $later = submit($primary, "INSERT INTO effect VALUES ('later')",
@@ -70,21 +82,56 @@ $standby->promote;
 
 ends($standby, $_, 'completed', "job $_ in progress on the lost primary")
   foreach @running;
+# The primary's file of attempts is not here: the table must say what has begun.
+ends($standby, $outside{1}, 'failed',
+	'a job that has had effects outside a transaction block');
+is( job($standby, $outside{1}, 'attempt, losses, atomic, sqlstate, error'),
+	'1|1|f|57P02|agent was lost while it ran the job',
+	'its agent was lost');
+is( sql($standby,
+		"SELECT attempt, pid IS NULL, sqlstate, error FROM sabot.job_attempt"
+		  . " WHERE job_id = $outside{1}"),
+	'1|t|57P02|agent was lost',
+	'which is recorded');
+ends($standby, $outside{2}, 'completed', 'one that may be tried twice');
+is(job($standby, $outside{2}, 'attempt, losses'), '2|1', 'runs again');
+is(sql($standby, 'SELECT job, count(*) FROM step GROUP BY job ORDER BY job'),
+	"outside 1|1\noutside 2|2", 'neither more often than it may');
 ends($standby, $_, 'completed', "job $_ that waited there") foreach @waiting;
 ends($standby, $later, 'completed', 'the job for later');
 sql($standby, "COMMIT PREPARED 'one'");
 ends($standby, $prepared, 'completed', 'the prepared job');
 is(sql($standby, 'SELECT count(*), count(DISTINCT name) FROM effect'),
 	'10|10', 'every job has its effect once');
-is( sql($standby, 'SELECT sum(losses) FROM sabot.job_status'),
-	'0', 'a copy of the server has lost no agents');
+is( sql($standby, 'SELECT sum(losses) FROM sabot.job_status WHERE atomic'),
+	'0', 'none of which had begun in this copy of the server');
 $job = submit($standby, 'SELECT 1');
 ends($standby, $job, 'completed', 'new work is done');
 cmp_ok($job, '>', $prepared, 'with new numbers');
 
-$standby->restart;
+# A standby that takes over from a server that was stopped cleanly
+
+$standby->backup('second');
+my $next = PostgreSQL::Test::Cluster->new('next');
+$next->init_from_backup($standby, 'second', has_streaming => 1);
+$next->start;
+sql($standby, "INSERT INTO gate VALUES ('closed')");
+$job = submit($standby,
+	"INSERT INTO step VALUES ('handed over'); SELECT pg_sleep(600) FROM gate",
+	args => 'atomic => false');
+running($standby, $job);
+sql($standby, 'DELETE FROM gate');
+$standby->stop('fast');
+$next->promote;
+ends($next, $job, 'completed', 'a job that was given back');
+is(job($next, $job, 'attempt, losses'), '1|0', 'nothing is counted');
+is(sql($next, "SELECT count(*) FROM step WHERE job = 'handed over'"),
+	'2', 'it was started over');
+$next->stop;
+
+$standby->start;
 $job = submit($standby, 'SELECT 1');
-ends($standby, $job, 'completed', 'also after a restart');
+ends($standby, $job, 'completed', 'and on the one that was stopped');
 
 $standby->stop;
 done_testing();

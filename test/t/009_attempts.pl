@@ -1,0 +1,140 @@
+# What is known of an attempt when its agent or the server ends just as the end
+# of the attempt is recorded.
+#
+# A commit that waits for a standby which does not exist is on disk already,
+# though nobody can see it yet: so one can stop the server between a commit and
+# what is to be done after it.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use PostgreSQL::Test::Utils;
+use SabotTest;
+use Test::More;
+
+my $node = new_node('attempts', <<'CONF');
+wal_level = replica
+max_wal_senders = 1
+CONF
+my $holder;
+
+# The test's own sessions wait for no standby.
+$ENV{PGOPTIONS} = '-c synchronous_commit=local';
+
+# A job that has left its trace waits as long as table gate has a row, and
+# fails as long as table fault has one, with its SQLSTATE.
+sql($node, <<'SQL');
+CREATE TABLE step (job text);
+CREATE TABLE gate (name text);
+CREATE TABLE fault (code text);
+CREATE TABLE held (n int);
+CREATE FUNCTION pass() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	code text;
+BEGIN
+	WHILE EXISTS (SELECT FROM gate) LOOP
+		PERFORM pg_sleep(0.05);
+	END LOOP;
+	SELECT f.code INTO code FROM fault AS f;
+	IF code IS NOT NULL THEN
+		RAISE EXCEPTION 'fault' USING ERRCODE = code;
+	END IF;
+END $$;
+SQL
+
+# begin_job(NAME, ARGUMENTS, SETTINGS) - a job that waits at the gate, with
+# statements that it runs before: (job, pid)
+sub begin_job
+{
+	my ($name, $args, $settings) = @_;
+
+	sql($node, "INSERT INTO gate VALUES ('$name')");
+	my $job = submit(
+		$node, "INSERT INTO step VALUES ('$name'); "
+		  . ($settings // '')
+		  . 'SELECT pass()', args => $args);
+	return ($job, running($node, $job));
+}
+
+# steps(NAME, N, MESSAGE) - test how many attempts have left a trace
+sub steps
+{
+	my ($name, $n, $message) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	is(sql($node, "SELECT count(*) FROM step WHERE job = '$name'"),
+		$n, $message);
+	return;
+}
+
+# attempts(JOB) - its earlier attempts: number and SQLSTATE
+sub attempts
+{
+	my ($job) = @_;
+
+	return sql($node,
+		"SELECT string_agg(attempt || ' ' || sqlstate, ', ' ORDER BY attempt)"
+		  . " FROM sabot.job_attempt WHERE job_id = $job");
+}
+
+# waits_for_standby(WHERE, MESSAGE) - test that a process comes to do so
+sub waits_for_standby
+{
+	my ($where, $message) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return poll($node,
+		"SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+		  . " AND $where",
+		't', $message);
+}
+
+# hold_commits - have commits wait, until the server is started again
+#
+# Processes do so from when the checkpointer has noticed, so one tries.
+sub hold_commits
+{
+	sql($node, q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'});
+	$node->reload;
+	$holder = user_session($node);
+	my $pid = $holder->query_safe('SELECT pg_backend_pid()');
+	$holder->query_until(qr/begun/, <<'SQL');
+\echo begun
+SET synchronous_commit = on;
+DO 'BEGIN FOR n IN 1 .. 10000 LOOP INSERT INTO held VALUES (n); COMMIT; END LOOP; END';
+SQL
+	waits_for_standby("pid = $pid", 'commits wait');
+	sql($node, 'ALTER SYSTEM RESET synchronous_standby_names');
+	return;
+}
+
+# restart(MODE) - stop the server so, and start it
+sub restart
+{
+	my ($mode) = @_;
+
+	$node->stop($mode);
+	eval { $holder->quit };
+	$node->start;
+	return;
+}
+
+# An agent that leaves with the server gives its job back, and waits for nobody
+# then, whatever the job has done to its session.
+
+my ($job, $pid) = begin_job('hostile', 'atomic => false',
+	    'SET default_transaction_read_only = on;'
+	  . ' SET default_transaction_isolation = serializable;'
+	  . ' SET lock_timeout = 1; SET synchronous_commit = remote_apply; ');
+hold_commits();
+sql($node, 'DELETE FROM gate');		# which its snapshot does not see
+restart('fast');
+ends($node, $job, 'completed', 'clean stop: the job is given back');
+steps('hostile', 2, 'clean stop: it was started over');
+is(job($node, $job, 'attempt, losses, atomic'),
+	'1|0|f', 'clean stop: nothing is counted');
+is(attempts($job), '', 'clean stop: nor recorded');
+
+$node->stop;
+done_testing();
