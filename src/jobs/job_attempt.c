@@ -9,7 +9,10 @@
  * being forced to disk: it survives the death of every process, though not of
  * the machine.  After a restart the launcher turns what it finds there into
  * orphans, which a prober looks up in the table: a job whose row is still as
- * the attempt found it was not completed.
+ * the attempt found it was not completed.  As whatever comes of an attempt is
+ * written there, a record that was left behind after that does no harm.  Which
+ * is why it tells the row's version, and not only the attempt's number: not
+ * all that comes of an attempt is counted.
  *
  * The file lies in pg_stat_tmp, which base backups leave out: a copy of the
  * server has no attempts under way.
@@ -47,10 +50,11 @@ typedef struct AttemptRecord
 	int64		job_id;
 	int32		attempt;
 	int32		pid;
+	TransactionId version;		/* of the row that the attempt found */
 	TimestampTz started_at;
 } AttemptRecord;
 
-#define ATTEMPT_MAGIC	0x5ab07001
+#define ATTEMPT_MAGIC	0x5ab07002
 
 /* Everything is protected by lock. */
 typedef struct OrphanShared
@@ -136,10 +140,10 @@ read_record(int n, AttemptRecord *record)
  * Raises an error if that is not possible: what is not counted must not run.
  */
 void
-sabot_attempt_begin(int64 job_id, int attempt)
+sabot_attempt_begin(const SabotJob *job, int attempt)
 {
-	AttemptRecord record = {ATTEMPT_MAGIC, MyDatabaseId, job_id, attempt,
-	MyProcPid, GetCurrentTimestamp()};
+	AttemptRecord record = {ATTEMPT_MAGIC, MyDatabaseId, job->job_id, attempt,
+	MyProcPid, job->version, GetCurrentTimestamp()};
 
 	open_file();
 	if (!write_record(sabot_my_slot, &record))
@@ -180,6 +184,7 @@ fill_orphan_locked(int n, const AttemptRecord *record, int sqlstate,
 	orphan->attempt = record->attempt;
 	orphan->job_id = record->job_id;
 	orphan->pid = record->pid;
+	orphan->version = record->version;
 	orphan->started_at = record->started_at;
 	orphan->sqlstate = sqlstate;
 	strlcpy(orphan->error, error, SABOT_ERROR_LEN);
@@ -260,18 +265,19 @@ sabot_attempt_startup(void)
 /*
  * sabot_attempt_bury - make an orphan of what an agent did that died
  *
- * Called by the launcher, in the place of the agent's slot.
+ * Called by the launcher, in the place of the agent's slot.  If there is no
+ * record, the attempt had not begun or has ended.
  */
 void
 sabot_attempt_bury(int slotno, const SabotSlot *slot)
 {
-	AttemptRecord record = {ATTEMPT_MAGIC, slot->dbid, slot->work_id,
-	slot->work_attempt, slot->pid, slot->work_start};
+	AttemptRecord record;
 	AttemptRecord none = {0};
 	SabotPairKey key = {slot->dbid, slot->roleid, slot->crew};
 
 	open_file();
-	if (slot->work_attempt > 0)
+	if (read_record(slotno, &record) && record.pid == slot->pid &&
+		record.dbid == slot->dbid && record.job_id == slot->work_id)
 		add_orphan(&record, slot->sqlstate, slot->error);
 	else
 		sabot_pool_wake(key, 1, GetCurrentTimestamp());

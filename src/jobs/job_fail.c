@@ -5,7 +5,8 @@
  *
  * An attempt's transaction has been rolled back when we come here; what is
  * decided is written in another one.  If the server goes down in between, the
- * attempt counts as lost, which it was.
+ * attempt counts as lost, which it was; if it goes down after it, the row's
+ * version tells that the attempt has ended.
  *
  * IDENTIFICATION
  *		src/jobs/job_fail.c
@@ -385,8 +386,8 @@ settle_lost(const SabotJob *job, const SabotOrphan *orphan, SabotEnd *end)
 /*
  * sabot_job_lost - deal with the job of an agent that was lost
  *
- * Does nothing if the attempt ended before its agent did, or was dealt with.
- * In no transaction.  Returns whether anything was done.
+ * Does nothing if the attempt ended before its agent did, or was dealt with:
+ * the row has changed then.  In no transaction.  Returns whether anything was done.
  */
 bool
 sabot_job_lost(const SabotOrphan *orphan)
@@ -399,9 +400,7 @@ sabot_job_lost(const SabotOrphan *orphan)
 	sabot_own_start_transaction(&own);
 	job = sabot_job_read(orphan->job_id);
 	end.atomic = job == NULL || !job->has_atomic || job->atomic;
-	/* One that has begun outside a block has counted itself in the row. */
-	ours = job != NULL &&
-		job->attempt == orphan->attempt - (job->started_at == 0);
+	ours = job != NULL && job->version == orphan->version;
 	if (ours)
 	{
 		end.attempt = orphan->attempt;

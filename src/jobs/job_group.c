@@ -439,7 +439,7 @@ take_member(Member *member, TimestampTz group_end)
 		return MEMBER_ALONE;
 
 	member->started_at = GetCurrentTimestamp();
-	sabot_attempt_begin(job->job_id, job->attempt + 1);
+	sabot_attempt_begin(job, job->attempt + 1);
 	sabot_run_report(job);
 	error = execute_member(job, statements, member, group_end);
 	debug_query_string = NULL;

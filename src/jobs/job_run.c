@@ -212,6 +212,8 @@ record_start(SabotJob *job, SabotEnd *end)
 					 " started_at = $3 WHERE job_id = $1 AND attempt = $2"
 					 " AND state = 'queued'",
 					 3, types, values, NULL, 0) == 1;
+	if (ours)
+		job->version = GetCurrentTransactionId();
 	sabot_own_commit_transaction(&own);
 	if (ours)
 	{
@@ -222,7 +224,7 @@ record_start(SabotJob *job, SabotEnd *end)
 		end->atomic = false;
 		begun_job_id = job->job_id;
 		begun_attempt = job->attempt;
-		sabot_attempt_begin(job->job_id, job->attempt);
+		sabot_attempt_begin(job, job->attempt);
 	}
 	return ours;
 }
@@ -392,7 +394,7 @@ run_loaded(SabotJob *job, const SabotReady *entry)
 	end.losses = job->losses;
 	end.atomic = true;
 	end.started_at = GetCurrentTimestamp();
-	sabot_attempt_begin(job->job_id, end.attempt);
+	sabot_attempt_begin(job, end.attempt);
 	sabot_run_report(job);
 
 	error = attempt(job, job->has_atomic && !job->atomic, &end, &executed_at);
@@ -440,6 +442,7 @@ settle_cut_off(const SabotJob *job)
 		.dbid = MyDatabaseId,
 		.attempt = job->attempt,
 		.job_id = job->job_id,
+		.version = job->version,
 		.started_at = job->started_at
 	};
 

@@ -18,6 +18,7 @@
 
 #include "access/genam.h"
 #include "access/heapam.h"
+#include "access/htup_details.h"
 #include "access/relscan.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -137,6 +138,7 @@ sabot_job_read(int64 job_id)
 
 		heap_deform_tuple(tuple, RelationGetDescr(rel), values, isnull);
 		job = fill_job(values, isnull);
+		job->version = HeapTupleHeaderGetRawXmin(tuple->t_data);
 		heap_freetuple(tuple);
 	}
 	table_close(rel, AccessShareLock);

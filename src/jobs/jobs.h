@@ -71,6 +71,7 @@ typedef struct SabotJob
 	TimestampTz started_at;		/* of an attempt outside a transaction block
 								 * that has begun and not ended, else 0 */
 	int64		home;			/* identity of the database it belongs to */
+	TransactionId version;		/* transaction that wrote the row as it is */
 } SabotJob;
 
 /*
@@ -287,6 +288,7 @@ typedef struct SabotOrphan
 	int32		attempt;
 	int64		job_id;
 	int32		pid;
+	TransactionId version;		/* of the row when the attempt began */
 	int			sqlstate;
 	TimestampTz started_at;
 	char		error[SABOT_ERROR_LEN];
@@ -295,7 +297,7 @@ typedef struct SabotOrphan
 extern Size sabot_orphan_shmem_size(void);
 extern void sabot_orphan_shmem_init(void);
 extern void sabot_attempt_startup(void);
-extern void sabot_attempt_begin(int64 job_id, int attempt);
+extern void sabot_attempt_begin(const SabotJob *job, int attempt);
 extern void sabot_attempt_end(void);
 extern void sabot_attempt_bury(int slotno, const SabotSlot *slot);
 extern int	sabot_orphan_copy(SabotOrphan **orphans);

@@ -136,5 +136,113 @@ is(job($node, $job, 'attempt, losses, atomic'),
 	'1|0|f', 'clean stop: nothing is counted');
 is(attempts($job), '', 'clean stop: nor recorded');
 
+# An attempt whose end is on disk has ended, though the server dies before
+# that is noted elsewhere.  held_end(PID) has the attempt's process record its
+# end, and the server die then.
+
+sub held_end
+{
+	my ($pid) = @_;
+
+	waits_for_standby("pid = $pid", 'the end of the attempt is recorded');
+	sql($node, 'DELETE FROM gate; DELETE FROM fault');
+	restart('immediate');
+	return;
+}
+
+foreach my $case (
+	[ 'free retry', '40001', 'atomic => true', '1|0', '1 40001' ],
+	[ 'retry', 'P0001', 'max_attempts => 2', '2|0', '1 P0001' ],
+	[ 'retry outside', 'P0001', 'max_attempts => 2, atomic => false',
+		'2|0', '1 P0001' ])
+{
+	my ($name, $code, $args, $counts, $attempts) = @$case;
+
+	($job, $pid) = begin_job($name, $args);
+	hold_commits();
+	sql($node, "INSERT INTO fault VALUES ('$code'); DELETE FROM gate");
+	held_end($pid);
+	ends($node, $job, 'completed', "$name: completed");
+	is(job($node, $job, 'attempt, losses'), $counts, "$name: no agent was lost");
+	is(attempts($job), $attempts, "$name: nor is any said to be");
+}
+
+foreach my $atomic ('true', 'false')
+{
+	my $name = "pause $atomic";
+
+	($job, $pid) = begin_job($name, "atomic => $atomic");
+	hold_commits();
+	sql($node, "SELECT sabot.pause_job($job)");
+	held_end($pid);
+	poll($node, 'SELECT count(*) FROM sabot.job_signal', '0', "$name: done");
+	poll($node, "SELECT launcher_running FROM sabot.pool_counters()",
+		't', "$name: the server is back");
+	ends($node, submit($node, 'SELECT 1'), 'completed', "$name: other work");
+	is(job($node, $job, 'state, attempt, losses'),
+		'paused|0|0', "$name: paused, and nothing is counted");
+	sql($node, "SELECT sabot.resume_job($job)");
+	ends($node, $job, 'completed', "$name: completed");
+	is(job($node, $job, 'attempt, losses'), '1|0', "$name: no agent was lost");
+	is(attempts($job), '', "$name: nor is any said to be");
+}
+
+# The same when it is the agent alone that dies.
+
+($job, $pid) = begin_job('terminated');
+hold_commits();
+sql($node, "INSERT INTO fault VALUES ('40001'); DELETE FROM gate");
+waits_for_standby("pid = $pid", 'terminated: the end of the attempt is recorded');
+sql($node, 'DELETE FROM fault');
+sql($node, "SELECT pg_terminate_backend($pid)");
+ok(wait_until(sub { !alive($pid) }), 'terminated: the agent is gone');
+$node->reload;
+eval { $holder->quit };
+ends($node, $job, 'completed', 'terminated: completed');
+is(job($node, $job, 'attempt, losses'), '1|0', 'terminated: the loss is none');
+is(attempts($job), '1 40001', 'terminated: nor is any said to be');
+
+# A job that has failed and is retried before anybody has looked at what was
+# under way when the server died
+
+($job, $pid) = begin_job('retry_job');
+hold_commits();
+sql($node, "INSERT INTO fault VALUES ('P0001'); DELETE FROM gate");
+$node->append_conf('postgresql.conf', 'sabot.enabled = off');
+held_end($pid);
+is(job($node, $job, 'state'), 'failed', 'retry_job: the job has failed');
+is(sql($node, "SELECT sabot.retry_job($job)"), 't', 'retry_job: queued again');
+set_conf($node, 'sabot.enabled' => 'on');
+ends($node, $job, 'completed', 'retry_job: completed');
+is(job($node, $job, 'attempt, losses'), '1|0', 'retry_job: no agent was lost');
+is(attempts($job), '1 P0001', 'retry_job: nor is any said to be');
+
+# A loss that was settled is not settled again.
+
+foreach my $pause (0, 1)
+{
+	my $name = 'settled' . ($pause ? ' with a pause' : '');
+
+	($job, $pid) = begin_job($name, 'max_attempts => 3');
+	hold_commits();
+	kill('STOP', $pid) == 1 or die "could not stop process $pid: $!";
+	sql($node, "SELECT sabot.pause_job($job)") if $pause;
+	sql($node, "SELECT pg_terminate_backend($pid)");
+	kill('CONT', $pid);
+	waits_for_standby("backend_type = 'sabot prober'", "$name: the loss is recorded");
+	sql($node, 'DELETE FROM gate');
+	restart('immediate');
+	ends($node, submit($node, 'SELECT 1'), 'completed', "$name: other work");
+	if ($pause)
+	{
+		is(job($node, $job, 'state, attempt, losses'),
+			'paused|1|1', "$name: paused, and the loss is counted");
+		sql($node, "SELECT sabot.resume_job($job)");
+	}
+	ends($node, $job, 'completed', "$name: completed");
+	is(job($node, $job, 'attempt, losses'), '2|1', "$name: one agent was lost");
+	is(attempts($job), '1 57P01', "$name: once");
+}
+
 $node->stop;
 done_testing();
