@@ -278,7 +278,7 @@ sabot_direct_note_error(const SabotDirectTicket *ticket, int sqlstate,
 
 	if (request->seq != ticket->seq)
 		return;
-	strlcpy(request->error, message ? message : "", SABOT_ERROR_LEN);
+	sabot_pool_copy_error(request->error, message);
 	pg_write_barrier();
 	request->sqlstate = sqlstate;
 }

@@ -209,6 +209,7 @@ extern uint64 sabot_pool_settings_epoch(void);
 extern int	sabot_my_slot;		/* SABOT_NO_SLOT outside agents */
 extern int	sabot_pool_nslots(void);
 extern void sabot_pool_copy_slots(SabotSlot *slots);
+extern void sabot_pool_copy_error(char *dest, const char *message);
 extern bool sabot_pool_is_alive(int slotno, uint64 generation);
 extern uint64 sabot_pool_generation(int slotno);
 extern int	sabot_pool_stop_agents(SabotPairKey key);

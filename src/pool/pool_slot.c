@@ -226,6 +226,22 @@ sabot_slot_note_memory(int64 bytes)
 }
 
 /*
+ * sabot_pool_copy_error - copy the text of an error, which may be NULL, to a
+ * place of SABOT_ERROR_LEN bytes, cut between two characters if need be
+ */
+void
+sabot_pool_copy_error(char *dest, const char *message)
+{
+	int			len = 0;
+
+	if (message)
+		len = pg_mbcliplen(message, strlen(message), SABOT_ERROR_LEN - 1);
+	if (len > 0)
+		memcpy(dest, message, len);
+	dest[len] = '\0';
+}
+
+/*
  * sabot_slot_note_error - keep the error our agent dies of
  *
  * Called from an error hook: takes no lock.  Only we write the field, and
@@ -235,14 +251,9 @@ void
 sabot_slot_note_error(int sqlstate, const char *message)
 {
 	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
-	int			len = 0;
 
-	if (message)
-		len = pg_mbcliplen(message, strlen(message), SABOT_ERROR_LEN - 1);
 	slot->sqlstate = sqlstate;
-	if (len > 0)
-		memcpy(slot->error, message, len);
-	slot->error[len] = '\0';
+	sabot_pool_copy_error(slot->error, message);
 }
 
 /*

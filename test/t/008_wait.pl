@@ -227,6 +227,44 @@ sql($node, "SELECT pg_terminate_backend($pid)");
 idle('the work stops when its caller is terminated');
 $session->{run}->kill_kill;
 
+# An error that can be told in no other way is cut between two characters: the
+# caller is stopped, so that the agent cannot finish its notice; the command
+# catches that it is canceled, and raises an error of 400 bytes.
+
+sql($node, q{CREATE DATABASE utf8 ENCODING 'UTF8' TEMPLATE template0});
+sql($node, 'CREATE EXTENSION sabot; CREATE TABLE gate AS SELECT', db => 'utf8');
+my $caller = user_session($node, db => 'utf8');
+$caller->query_safe('SET client_encoding = UTF8');
+$pid = $caller->query('SELECT pg_backend_pid()');
+$caller->query_until(qr/begun/, <<'SQL');
+\echo begun
+SELECT sabot.run($run$
+	DO $$
+	BEGIN
+		WHILE EXISTS (SELECT FROM gate) LOOP
+			PERFORM pg_sleep(0.05);
+		END LOOP;
+		RAISE NOTICE '%', repeat('x', 1000000);
+	EXCEPTION WHEN query_canceled THEN
+		RAISE EXCEPTION '%', repeat(U&'\00fc', 200);
+	END $$ $run$);
+SQL
+poll($node, $agents_at_work, '1', 'sabot.run is at work');
+kill('STOP', $pid) == 1 or die "could not stop process $pid: $!";
+sql($node, 'DELETE FROM gate', db => 'utf8');
+poll($node,
+	"SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity"
+	  . " WHERE backend_type = 'sabot agent' AND wait_event = 'MessageQueueSend'",
+	'1', 'its notice does not go through');
+idle('the command has ended');
+kill('CONT', $pid);
+$caller->query('SELECT 1');
+my $umlaut = "\xc3\xbc";
+like($caller->{stderr},
+	qr/ERROR:  08006: .*DETAIL:  Its last error was P0001: ($umlaut){127}\.\n/s,
+	'a long error is cut between two characters');
+$caller->quit;
+
 # Ends other than the expected one
 
 $job = submit($node, 'SELECT pg_sleep(600)');
