@@ -112,6 +112,28 @@ ROLLBACK;
 SELECT state, wait_reason FROM sabot.job_status WHERE job_id = :waiting;
 SELECT sabot.resume_queue('q');
 SELECT pg_temp.finish(:waiting);
+-- A job that comes with the pause of its queue waits, in whatever order.
+BEGIN;
+SELECT sabot.submit_job('SELECT 1', queue => 'q') AS id \gset
+SELECT sabot.pause_queue('q');
+COMMIT;
+SELECT state, wait_reason FROM sabot.job_status WHERE job_id = :id;
+SELECT sabot.cancel_job(:id);
+SELECT sabot.resume_queue('q');
+-- Also if an agent finds it in the table before it hears of the pause: here
+-- nobody is told of anything, until a job that is due makes agents look.
+SELECT sabot.submit_job('SELECT 1', queue => 'early', run_after => 'infinity') AS paused,
+	sabot.submit_job('SELECT 1', queue => 'late', run_after => 'infinity') AS other \gset
+BEGIN;
+INSERT INTO sabot.queue (queue, paused) VALUES ('early', true);
+UPDATE sabot.job SET state = 'queued' WHERE job_id IN (:paused, :other);
+COMMIT;
+SELECT sabot.submit_job('SELECT 1', run_after => clock_timestamp() + '20 ms') AS due \gset
+SELECT pg_temp.finish(:other);
+SELECT state, wait_reason FROM sabot.job_status WHERE job_id = :paused;
+SELECT sabot.cancel_job(:paused);
+SELECT sabot.resume_queue('early');
+SELECT pg_temp.finish(:due);
 -- A limit: never more at once, and none needed twice.
 CREATE TABLE running_now (id int, n bigint);
 SELECT sabot.set_queue_limit('q', 1);

@@ -207,12 +207,18 @@ is_first_of_pair(int n)
 
 /*
  * after_commit - take effect; nothing here can fail
+ *
+ * Queues first: a job that comes with the pause of its queue is not to start.
  */
 static void
 after_commit(void)
 {
 	TimestampTz now = npending > 0 ? GetCurrentTimestamp() : 0;
 
+	for (int i = 0; i < npending; i++)
+		if (pending[i].kind == PENDING_QUEUE)
+			sabot_queue_changed(pending[i].queue, pending[i].paused,
+								pending[i].max_running);
 	for (int i = 0; i < npending; i++)
 	{
 		Pending    *item = &pending[i];
@@ -233,8 +239,6 @@ after_commit(void)
 				sabot_pool_request_probe(MyDatabaseId);
 			sabot_wait_wakeup(item->job_id);
 		}
-		else if (item->kind == PENDING_QUEUE)
-			sabot_queue_changed(item->queue, item->paused, item->max_running);
 	}
 	for (int i = 0; i < npending; i++)
 		if (pending[i].kind == PENDING_SUBMIT && is_first_of_pair(i))

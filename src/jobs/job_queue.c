@@ -9,6 +9,11 @@
  * whenever an agent connects.  How many jobs of a queue run is not counted
  * but seen from the slots, so that it cannot be wrong after a crash.
  *
+ * The entry changes a moment after the row does, and in that moment an agent
+ * may read from the table a job that was submitted together with its queue's
+ * pause.  So whoever reads ids from the table reads the queues after them,
+ * before anybody can take the jobs.
+ *
  * IDENTIFICATION
  *		src/jobs/job_queue.c
  *
@@ -211,8 +216,49 @@ sabot_queue_changed(const char *queue, bool paused, int max_running)
 }
 
 /*
- * replace_queues - put rows of sabot.queue in place of this database's
- * entries, unless there were changes since
+ * is_in_force_locked - whether this database's entries are just the given ones
+ */
+static bool
+is_in_force_locked(const QueueEntry *entries, uint64 n)
+{
+	uint64		ours = 0;
+
+	for (int i = 0; i < queues->nentries; i++)
+		ours += queues->entries[i].dbid == MyDatabaseId;
+	for (uint64 i = 0; i < n; i++)
+	{
+		QueueEntry *entry = find_queue_locked(MyDatabaseId, entries[i].queue);
+
+		if (entry == NULL || entry->paused != entries[i].paused ||
+			entry->max_running != entries[i].max_running)
+			return false;
+	}
+	return ours == n;
+}
+
+/*
+ * replace_locked - put the given entries in place of this database's
+ *
+ * That is a change like any other: somebody else may be about to put in place
+ * what he has read before us.
+ */
+static void
+replace_locked(const QueueEntry *entries, uint64 n)
+{
+	for (int i = 0; i < queues->nentries; i++)
+		if (queues->entries[i].dbid == MyDatabaseId)
+			queues->entries[i].dbid = InvalidOid;
+	for (uint64 i = 0; i < n; i++)
+		set_queue_locked(MyDatabaseId, entries[i].queue, entries[i].paused,
+						 entries[i].max_running);
+	queues->changes++;
+}
+
+/*
+ * replace_queues - put rows of sabot.queue in force, unless there were changes
+ * since
+ *
+ * Returns whether they are.
  */
 static bool
 replace_queues(SPITupleTable *rows, uint64 nrows, uint64 changes)
@@ -233,29 +279,27 @@ replace_queues(SPITupleTable *rows, uint64 nrows, uint64 changes)
 
 	LWLockAcquire(queues->lock, LW_EXCLUSIVE);
 	ok = queues->changes == changes;
-	for (int i = 0; i < queues->nentries && ok; i++)
-		if (queues->entries[i].dbid == MyDatabaseId)
-			queues->entries[i].dbid = InvalidOid;
-	for (uint64 i = 0; i < nrows && ok; i++)
-		set_queue_locked(MyDatabaseId, entries[i].queue, entries[i].paused,
-						 entries[i].max_running);
+	if (ok && !is_in_force_locked(entries, nrows))
+		replace_locked(entries, nrows);
 	LWLockRelease(queues->lock);
+	pfree(entries);
 	return ok;
 }
 
 /*
- * sabot_queue_load - read this database's queues into shared memory
+ * sabot_queue_refresh - read this database's queues into shared memory
  *
- * To be called in no transaction.
+ * Inside a transaction of sabot's own; SPI's result is another one afterwards.
+ * What is committed when it is called is in force when it returns, so that
+ * jobs that were read before may then be made known.
  */
 void
-sabot_queue_load(void)
+sabot_queue_refresh(void)
 {
 	bool		done = false;
 
 	while (!done)
 	{
-		SabotOwn	own;
 		uint64		changes;
 		uint64		n;
 
@@ -264,13 +308,25 @@ sabot_queue_load(void)
 		changes = queues->changes;
 		LWLockRelease(queues->lock);
 
-		sabot_own_start_transaction(&own);
 		n = sabot_spi("SELECT queue, paused, coalesce(max_running, 0) FROM sabot.queue"
 					  " WHERE paused OR max_running IS NOT NULL",
 					  0, NULL, NULL, NULL, 0);
 		done = replace_queues(SPI_tuptable, n, changes);
-		sabot_own_commit_transaction(&own);
+		SPI_freetuptable(SPI_tuptable);
 	}
+}
+
+/*
+ * sabot_queue_load - the same in no transaction
+ */
+void
+sabot_queue_load(void)
+{
+	SabotOwn	own;
+
+	sabot_own_start_transaction(&own);
+	sabot_queue_refresh();
+	sabot_own_commit_transaction(&own);
 }
 
 /*

@@ -75,6 +75,7 @@ sabot_refill_lane(const char *queue)
 	Datum		values[6];
 	SabotOwn	own;
 	SabotReady	entry = {0};
+	SPITupleTable *rows;
 	int32		priority;
 	int64		job_id;
 	int			limit = sabot_ready_begin_fill(queue, &priority, &job_id);
@@ -94,14 +95,17 @@ sabot_refill_lane(const char *queue)
 				  " AND ((-priority), job_id) >= ($4, $5)"
 				  " ORDER BY (-priority), job_id LIMIT $6",
 				  6, types, values, NULL, 0);
+	rows = SPI_tuptable;
+	if (n > 0)
+		sabot_queue_refresh();
 	for (int i = 0; i < n; i++)
 	{
 		bool		isnull;
 
-		entry.job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
-												   SPI_tuptable->tupdesc, 1, &isnull));
-		entry.priority = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i],
-													 SPI_tuptable->tupdesc, 2, &isnull));
+		entry.job_id = DatumGetInt64(SPI_getbinval(rows->vals[i],
+												   rows->tupdesc, 1, &isnull));
+		entry.priority = DatumGetInt32(SPI_getbinval(rows->vals[i],
+													 rows->tupdesc, 2, &isnull));
 		sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &entry);
 	}
 	sabot_own_commit_transaction(&own);
@@ -142,6 +146,8 @@ queue_due(void)
 		sabot_pending_submit(job_id, priority, SPI_getvalue(row, desc, 3),
 							 GetSessionUserId(), 0, 0);
 	}
+	if (n > 0)
+		sabot_queue_refresh();
 	sabot_own_commit_transaction(&own);
 	return n < DUE_LIMIT;
 }

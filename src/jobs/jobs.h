@@ -270,6 +270,7 @@ extern bool sabot_queue_is_blocked(const char *queue);
 extern bool sabot_queue_is_limited(Oid dbid, const char *queue);
 extern int	sabot_queue_room_locked(Oid dbid, const char *queue);
 extern void sabot_queue_load(void);
+extern void sabot_queue_refresh(void);
 extern void sabot_queue_changed(const char *queue, bool paused,
 								int max_running);
 extern void sabot_check_queue_name(const char *queue);
