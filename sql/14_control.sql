@@ -15,7 +15,7 @@ SELECT sabot.submit_job('SELECT 1', queue => 'held') AS queued,
 	sabot.submit_job('INSERT INTO effects VALUES (1); SELECT pg_sleep(60)') AS running,
 	sabot.submit_job('SELECT 1') AS finished \gset
 SELECT pg_temp.finish(:finished);
-SELECT pg_temp.await(format('sabot.job_state(%s) = ''running''', :running));
+SELECT pg_temp.await(format('(SELECT wait_event = ''PgSleep'' FROM pg_stat_activity JOIN sabot.agent_status USING (pid) WHERE job_id = %s)', :running));
 SELECT sabot.cancel_job(:queued) AS queued, sabot.cancel_job(:scheduled) AS scheduled,
 	sabot.cancel_job(:running) AS running, sabot.cancel_job(:finished) AS finished;
 SELECT (pg_temp.outcome(id)).* FROM unnest(ARRAY[:queued, :scheduled, :running, :finished]) AS id;
@@ -226,7 +226,7 @@ SELECT count(*) AS attempts FROM sabot.job_attempt;
 SELECT sabot.cancel_job(:id);
 -- Agents by hand.
 SELECT sabot.start_agents(2) >= 2 AS started;
-SELECT count(*) >= 2 AS agents FROM sabot.agent_status WHERE database = current_database() AND state = 'idle';
+SELECT pg_temp.await('(SELECT count(*) >= 2 FROM sabot.agent_status WHERE database = current_database() AND state = ''idle'')');
 SELECT sabot.stop_agents() >= 2 AS stopped;
 SELECT count(*) AS agents FROM sabot.agent_status WHERE database = current_database();
 CALL sabot.wait_for_job(sabot.submit_job('SELECT 1'));

@@ -262,6 +262,18 @@ sabot_pool_want_agents(SabotPairKey key, int n)
 }
 
 /*
+ * sabot_pair_want_none_locked - forget what sabot_pool_want_agents() was told
+ */
+void
+sabot_pair_want_none_locked(SabotPairKey key)
+{
+	SabotPair  *pair = sabot_pair_find_locked(key);
+
+	if (pair)
+		pair->wanted = 0;
+}
+
+/*
  * sabot_pair_set_keep - keep that many agents of a pair warm
  */
 void

@@ -165,6 +165,7 @@ extern SabotPair *sabot_pair_find_locked(SabotPairKey key);
 extern SabotPair *sabot_pair_enter_locked(SabotPairKey key);
 extern void sabot_pair_start_failed_locked(const SabotPairKey *key,
 										   int sqlstate, const char *message);
+extern void sabot_pair_want_none_locked(SabotPairKey key);
 extern void sabot_pair_started_locked(const SabotPairKey *key, int keep);
 extern void sabot_pair_forget_database(Oid dbid);
 extern int	sabot_pair_databases(Oid *dbids, int maxdbs);

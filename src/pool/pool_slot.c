@@ -393,7 +393,9 @@ sabot_pool_generation(int slotno)
 /*
  * sabot_pool_stop_agents - ask all agents of a pair to leave
  *
- * Idle ones leave at once, others after their work.  Returns how many.
+ * Idle ones leave at once, others after their work.  Those that were wanted
+ * are so no longer: the launcher may not have seen yet that they were there.
+ * Returns how many were asked.
  */
 int
 sabot_pool_stop_agents(SabotPairKey key)
@@ -401,6 +403,7 @@ sabot_pool_stop_agents(SabotPairKey key)
 	int			n = 0;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	sabot_pair_want_none_locked(key);
 	for (int i = 0; i < sabot_pool->nslots; i++)
 	{
 		SabotSlot  *slot = &sabot_pool->slots[i];

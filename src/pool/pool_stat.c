@@ -47,7 +47,7 @@ typedef struct PairCount
 {
 	int			ready;			/* idle or busy, and to stay */
 	int			starting;
-	int			leaving;		/* idle agents asked to leave */
+	int			leaving;		/* asked to leave and without work */
 	bool		can_give_way;	/* some agent of another pair is not busy */
 } PairCount;
 
@@ -269,11 +269,10 @@ count_my_agents(SabotSlot *slots, int nslots)
 			continue;
 		if (slot->dbid != MyDatabaseId || slot->roleid != GetUserId())
 			count.can_give_way |= slot->state != SABOT_SLOT_BUSY;
+		else if (slot->stop && slot->work_id == 0)
+			count.leaving++;
 		else if (slot->state == SABOT_SLOT_STARTING)
 			count.starting++;
-		else if (slot->state == SABOT_SLOT_STOPPING ||
-				 (slot->stop && slot->state == SABOT_SLOT_IDLE))
-			count.leaving++;
 		else if (!slot->stop)
 			count.ready++;
 	}
