@@ -23,13 +23,16 @@
 
 #include <limits.h>
 
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "compat.h"
 #include "jobs/jobs.h"
@@ -366,6 +369,24 @@ check_room(const char *queue)
 }
 
 /*
+ * lock_queue - have changes of a queue follow one another
+ *
+ * The lock is held until the change is in force, a little longer than that of
+ * the row.  Without it the change of a session that is slow there could come
+ * after a later one, and the queue stay paused for good.
+ */
+static void
+lock_queue(const char *queue)
+{
+	Oid			relid;
+
+	if (RecoveryInProgress())
+		return;					/* the row cannot be changed */
+	relid = get_relname_relid("queue", sabot_catalog(false)->schema);
+	LockDatabaseObject(relid, (Oid) sabot_queue_tag(queue), 0, ExclusiveLock);
+}
+
+/*
  * change_queue - change the row of a queue, and its entry at commit
  *
  * sql takes the queue's name and one value, of the given type, and returns
@@ -388,6 +409,7 @@ change_queue(const char *sql, text *queue_text, Datum value, Oid type,
 	sabot_pool_require();
 	sabot_check_queue_name(queue);
 	check_room(queue);
+	lock_queue(queue);
 	SPI_connect();
 	sabot_own_begin(&own);
 	sabot_spi(sql, 2, types, values, nulls, 0);
