@@ -371,6 +371,17 @@ sabot_ready_join(void)
 }
 
 /*
+ * is_my_lane_locked - whether our agent might take jobs from a lane now
+ */
+static bool
+is_my_lane_locked(const ReadyLane *lane)
+{
+	return lane->dbid == MyDatabaseId && lane->roleid == my_roleid &&
+		(lane->nentries > 0 || lane->has_horizon) &&
+		!sabot_queue_blocked_locked(lane->dbid, lane->queue);
+}
+
+/*
  * clear_lane_locked - take all ids out of a lane
  */
 static void
@@ -385,20 +396,25 @@ clear_lane_locked(ReadyLane *lane)
 /*
  * drop_lane_locked - drop a lane whose pair has no agents anymore
  *
- * Sets *waiting if it is not empty, or *held if its queue is blocked besides.
+ * Returns whether it has something in it that could be run now.  What waits
+ * for its queue is reported to the pool; that is done before the queue is
+ * looked at for the last time, so that the end of its pause or the end of a
+ * job cannot fall in between and go unnoticed.
  */
-static void
-drop_lane_locked(ReadyLane *lane, bool *waiting, bool *held)
+static bool
+drop_lane_locked(ReadyLane *lane)
 {
+	bool		waiting = false;
+
 	if (!is_empty_locked(lane))
 	{
 		if (sabot_queue_blocked_locked(lane->dbid, lane->queue))
-			*held = true;
-		else
-			*waiting = true;
+			sabot_pool_hold(lane->dbid, lane->roleid);
+		waiting = !sabot_queue_blocked_locked(lane->dbid, lane->queue);
 	}
 	clear_lane_locked(lane);
 	lane->dbid = InvalidOid;
+	return waiting;
 }
 
 /*
@@ -430,16 +446,16 @@ sabot_ready_distrust(Oid dbid, Oid roleid)
 /*
  * sabot_ready_leave - our agent takes no more jobs
  *
- * After the last agent of a pair its lanes are dropped; that there is
- * something in them is reported to the pool as work that waits.  An agent
- * that was interrupted may have taken ids with it: then all of its pair's
- * lanes have to be filled anew.
+ * After the last agent of a pair its lanes are dropped.  If there is something
+ * in them that could be run, the pool is told of work that waits; if others
+ * stay, too, as all of them may be busy and we may have said that there is
+ * nothing.  An agent that was interrupted may have taken ids with it: then
+ * all of its pair's lanes have to be filled anew.
  */
 void
 sabot_ready_leave(bool interrupted)
 {
 	bool		waiting = false;
-	bool		held = false;
 	bool		last;
 
 	if (!OidIsValid(my_roleid))
@@ -453,16 +469,15 @@ sabot_ready_leave(bool interrupted)
 
 		if (lane->dbid != MyDatabaseId || lane->roleid != my_roleid)
 			continue;
-		if (last)
-			drop_lane_locked(lane, &waiting, &held);
-		else if (interrupted)
+		if (!last && interrupted)
 			note_missing_locked(lane, SABOT_MAX_PRIORITY, 0);
+		waiting |= last ? drop_lane_locked(lane) : is_my_lane_locked(lane);
 	}
 	LWLockRelease(ready->lock);
-	if (waiting || interrupted)
+	if (interrupted || (last && waiting))
 		sabot_pool_wake(sabot_my_pair(), 1, 0);
-	if (held)
-		sabot_pool_hold(sabot_my_pair());
+	else if (waiting)
+		sabot_pool_more_work(sabot_my_pair(), 1);
 	my_roleid = InvalidOid;
 }
 
@@ -485,17 +500,6 @@ first_locked(ReadyLane *lane)
 	if (pairingheap_is_empty(&lane->heap))
 		return NULL;
 	return &((ReadyNode *) pairingheap_first(&lane->heap))->entry;
-}
-
-/*
- * is_my_lane_locked - whether our agent might take jobs from a lane now
- */
-static bool
-is_my_lane_locked(const ReadyLane *lane)
-{
-	return lane->dbid == MyDatabaseId && lane->roleid == my_roleid &&
-		(lane->nentries > 0 || lane->has_horizon) &&
-		!sabot_queue_blocked_locked(lane->dbid, lane->queue);
 }
 
 /*

@@ -111,6 +111,9 @@ sabot_refill_lane(const char *queue)
 	sabot_own_commit_transaction(&own);
 	sabot_ready_end_fill(queue, n == limit, entry.priority,
 						 entry.job_id + 1);
+
+	/* Whoever has found nothing meanwhile is not to be believed. */
+	sabot_pool_wake(MyDatabaseId, GetSessionUserId(), 0, 0);
 }
 
 /*

@@ -173,6 +173,7 @@ extern void sabot_pair_set_keep(SabotPairKey key, int keep);
 
 /* in pool_wake.c */
 extern void sabot_pair_wake_locked(SabotPair *pair);
+extern void sabot_pair_pass_on_locked(const SabotPairKey *key);
 
 /* in pool_schedule.c */
 extern int	sabot_pool_limit_locked(SabotCrew crew, int *live);

@@ -267,8 +267,10 @@ sabot_slot_release(bool lost)
 {
 	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
 	SabotPairKey key = sabot_slot_pair(slot);
+	bool		pass_on;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	pass_on = slot->signaled;
 	if (slot->state == SABOT_SLOT_STARTING)
 		sabot_pair_start_failed_locked(&key, slot->sqlstate,
 									   slot->error[0] ? slot->error :
@@ -283,6 +285,8 @@ sabot_slot_release(bool lost)
 	else
 		free_slot_locked(slot);
 	sabot_my_slot = SABOT_NO_SLOT;
+	if (pass_on)
+		sabot_pair_pass_on_locked(&key);
 	sabot_pool_wake_launcher_locked();
 	LWLockRelease(sabot_pool->lock);
 }

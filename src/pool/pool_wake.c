@@ -89,13 +89,28 @@ signal_idle_locked(SabotPairKey key, int n, Latch **latches)
 	{
 		SabotSlot  *slot = &sabot_pool->slots[i];
 
-		if (slot->signaled || !sabot_slot_serves(slot, &key))
+		if (slot->signaled || slot->stop || !sabot_slot_serves(slot, &key))
 			continue;
 		slot->signaled = true;
 		if (slot->state == SABOT_SLOT_IDLE)
 			latches[chosen++] = slot->latch;
 	}
 	return chosen;
+}
+
+/*
+ * sabot_pair_pass_on_locked - wake another agent in the place of one that was
+ * woken and leaves without having looked for work
+ *
+ * If there is no idle one the launcher sees to it.
+ */
+void
+sabot_pair_pass_on_locked(const SabotPairKey *key)
+{
+	Latch	   *latch;
+
+	if (signal_idle_locked(*key, 1, &latch) > 0)
+		SetLatch(latch);
 }
 
 /*
