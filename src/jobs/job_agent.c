@@ -31,6 +31,7 @@
 static void
 attach(void)
 {
+	uint64		wake_seq = sabot_pool_wake_seq(sabot_my_pair());
 	bool		exists;
 
 	StartTransactionCommand();
@@ -38,7 +39,8 @@ attach(void)
 	CommitTransactionCommand();
 	if (!exists)
 	{
-		sabot_pool_forgive_pair(sabot_my_pair());
+		/* If there is work now, it was created since: somebody else will see. */
+		(void) sabot_pool_forgive_pair(sabot_my_pair(), wake_seq);
 		proc_exit(0);
 	}
 	/* From here on pushes reach us, so that the scan after it misses none. */

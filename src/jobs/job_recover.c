@@ -32,6 +32,9 @@
 #include "compat.h"
 #include "jobs/jobs.h"
 
+/* Pairs that are looked at; the pool has no more. */
+#define MAX_PAIRS	4096
+
 static MemoryContext probe_context = NULL;
 
 /*
@@ -242,6 +245,27 @@ fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
 }
 
 /*
+ * fail_all - fail all open jobs of a role that wait for a crew
+ *
+ * Until none has come while we looked for them: nobody else would.
+ */
+static void
+fail_all(SabotPairKey key, int sqlstate, const char *message,
+		 const char *hint)
+{
+	uint64		wake_seq;
+
+	do
+	{
+		wake_seq = sabot_pool_wake_seq(key);
+		while (fail_some(key.roleid, key.crew, unpack_sql_state(sqlstate),
+						 message, hint) > 0)
+			CHECK_FOR_INTERRUPTS();
+		CHECK_FOR_INTERRUPTS();
+	} while (!sabot_pool_forgive_pair(key, wake_seq));
+}
+
+/*
  * remember_due - have the jobs of a role looked at when the next one is due
  *
  * Those that wait for their time were spared: the reason may be gone by then.
@@ -275,19 +299,13 @@ sabot_jobs_probe_owner(Oid owner, SabotCrew crew)
 	CommitTransactionCommand();
 
 	if (why != NULL)
-	{
-		while (fail_some(owner, crew, unpack_sql_state(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
-						 why, "Submit the job again as a role that may connect.") > 0)
-			CHECK_FOR_INTERRUPTS();
-	}
+		fail_all(key, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION, why,
+				 "Submit the job again as a role that may connect.");
 	else if (known && pair.give_up)
-	{
-		while (fail_some(owner, crew, unpack_sql_state(pair.sqlstate ? pair.sqlstate :
-													   ERRCODE_CONNECTION_FAILURE),
-						 psprintf("agents cannot start: %s", pair.error),
-						 "The server log says more. Use sabot.retry_job() when the cause is gone.") > 0)
-			CHECK_FOR_INTERRUPTS();
-	}
+		fail_all(key, pair.sqlstate ? pair.sqlstate :
+				 ERRCODE_CONNECTION_FAILURE,
+				 psprintf("agents cannot start: %s", pair.error),
+				 "The server log says more. Use sabot.retry_job() when the cause is gone.");
 	else
 	{
 		/*
@@ -300,26 +318,23 @@ sabot_jobs_probe_owner(Oid owner, SabotCrew crew)
 		sabot_pool_wake(key, 1, GetCurrentTimestamp());
 		return;
 	}
-	sabot_pool_forgive_pair(key);
 	if (crew == SABOT_AGENTS)
 		remember_due(owner);
 }
 
 /*
  * forgive_pairs - forget that agents of pairs without open jobs failed
+ *
+ * pairs are the n pairs there were before the owners of jobs were looked for.
  */
 static void
-forgive_pairs(List *owners)
+forgive_pairs(const SabotPair *pairs, int n, List *owners)
 {
-	SabotPair  *pairs = palloc(sizeof(SabotPair) * 4096);
-	int			n = sabot_pool_copy_pairs(pairs, 4096);
-
 	for (int i = 0; i < n; i++)
 		if (pairs[i].key.dbid == MyDatabaseId && pairs[i].failures > 0 &&
 			pairs[i].key.crew == SABOT_AGENTS &&
 			!list_member_oid(owners, pairs[i].key.roleid))
-			sabot_pool_forgive_pair(pairs[i].key);
-	pfree(pairs);
+			(void) sabot_pool_forgive_pair(pairs[i].key, pairs[i].wake_seq);
 }
 
 /*
@@ -331,11 +346,15 @@ sabot_jobs_probe(void)
 	List	   *owners = NIL;
 	ListCell   *lc;
 	bool		exists;
+	SabotPair  *pairs;
+	int			npairs;
 	bool		ok = true;
 
 	probe_context = AllocSetContextCreate(TopMemoryContext, "sabot probe",
 										  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(probe_context);
+	pairs = palloc(sizeof(SabotPair) * MAX_PAIRS);
+	npairs = sabot_pool_copy_pairs(pairs, MAX_PAIRS);
 	StartTransactionCommand();
 	exists = sabot_catalog(true) != NULL;
 	CommitTransactionCommand();
@@ -350,7 +369,7 @@ sabot_jobs_probe(void)
 			sabot_jobs_probe_owner(lfirst_oid(lc), SABOT_AGENTS);
 		sabot_purge_if_due();
 	}
-	forgive_pairs(owners);
+	forgive_pairs(pairs, npairs, owners);
 	if (!ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),

@@ -290,14 +290,17 @@ sabot_pair_set_keep(SabotPairKey key, int keep)
 /*
  * sabot_pool_forgive_pair - forget that agents of a pair could not start
  *
- * Its waiting work has been dealt with.
+ * Its waiting work has been dealt with.  wake_seq is what
+ * sabot_pool_wake_seq() said before that was looked for: if work came since,
+ * returns false, and nothing has happened.
  */
-void
-sabot_pool_forgive_pair(SabotPairKey key)
+bool
+sabot_pool_forgive_pair(SabotPairKey key, uint64 wake_seq)
 {
 	SabotPair  *pair = lock_pair(key);
+	bool		ok = pair == NULL || pair->wake_seq == wake_seq;
 
-	if (pair)
+	if (pair && ok)
 	{
 		pair->demand = 0;
 		pair->next_due = 0;
@@ -305,6 +308,7 @@ sabot_pool_forgive_pair(SabotPairKey key)
 		forget_failures_locked(pair);
 	}
 	LWLockRelease(sabot_pool->lock);
+	return ok;
 }
 
 /*
