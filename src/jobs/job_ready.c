@@ -409,7 +409,7 @@ drop_lane_locked(ReadyLane *lane)
 	if (!is_empty_locked(lane))
 	{
 		if (sabot_queue_blocked_locked(lane->dbid, lane->queue))
-			sabot_pool_hold(lane->dbid, lane->roleid);
+			sabot_pool_hold(sabot_my_pair());
 		waiting = !sabot_queue_blocked_locked(lane->dbid, lane->queue);
 	}
 	clear_lane_locked(lane);

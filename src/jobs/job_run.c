@@ -451,6 +451,9 @@ settle_cut_off(const SabotJob *job)
 
 /*
  * sabot_run_put_back - do not run the job that our agent has taken after all
+ *
+ * It may have been cancelled or paused since, which we were told and now
+ * forget; a prober will find the request.
  */
 void
 sabot_run_put_back(const SabotReady *entry, const char *queue)
@@ -458,6 +461,7 @@ sabot_run_put_back(const SabotReady *entry, const char *queue)
 	(void) sabot_pool_end_work();
 	sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, entry);
 	sabot_pool_wake(sabot_my_pair(), 1, 0);
+	sabot_pool_request_probe(MyDatabaseId);
 }
 
 /*

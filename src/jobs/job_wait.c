@@ -349,6 +349,7 @@ static void
 wait_once(WaitCall *call, int64 job_id, const SabotJobLook *look)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next_look;
 
 	if (call->deadline != 0 && now >= call->deadline)
 		raise_timeout(job_id, look);
@@ -360,9 +361,11 @@ wait_once(WaitCall *call, int64 job_id, const SabotJobLook *look)
 		call->next_check = TimestampTzPlusMilliseconds(now,
 													   SABOT_WAIT_CHECK_MS);
 	}
+	/* However long deadlock_timeout is, look at the job once a second. */
+	next_look = TimestampTzPlusMilliseconds(now, SABOT_WAIT_CHECK_MS);
 	ConditionVariableTimedSleep(channel_of(job_id),
 								sabot_wait_nap_ms(now, call->deadline,
-												  call->next_check),
+												  Min(next_look, call->next_check)),
 								wait_event());
 }
 
