@@ -113,7 +113,7 @@ sabot_refill_lane(const char *queue)
 						 entry.job_id + 1);
 
 	/* Whoever has found nothing meanwhile is not to be believed. */
-	sabot_pool_wake(MyDatabaseId, GetSessionUserId(), 0, 0);
+	sabot_pool_wake(sabot_my_pair(), 0, 0);
 }
 
 /*
