@@ -36,26 +36,18 @@ PG_FUNCTION_INFO_V1(sabot_resume_job);
 PG_FUNCTION_INFO_V1(sabot_retry_job);
 PG_FUNCTION_INFO_V1(sabot_adopt_jobs);
 
-/* What job_of_caller() finds. */
-typedef struct FoundJob
-{
-	bool		open;			/* in sabot.job, not in history */
-	int64		home;
-	char	   *state;
-} FoundJob;
-
 /*
- * job_of_caller - look up a job that the current role may touch
+ * sabot_job_of_caller - look up a job that the current role may touch
  *
  * Raises 42704 if there is none: one of somebody else is as good as none.
  */
-static FoundJob
-job_of_caller(int64 job_id)
+SabotFoundJob
+sabot_job_of_caller(int64 job_id)
 {
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(job_id)};
 	MemoryContext caller = CurrentMemoryContext;
-	FoundJob	found = {0};
+	SabotFoundJob found = {0};
 	Datum		owner = 0;
 	NameData	owner_name;
 	SabotOwn	own;
@@ -95,10 +87,10 @@ job_of_caller(int64 job_id)
 }
 
 /*
- * refuse_copied - raise 55000 for a job of another database
+ * sabot_job_refuse_copied - raise 55000 for a job of another database
  */
-static void
-refuse_copied(int64 job_id, const FoundJob *found)
+void
+sabot_job_refuse_copied(int64 job_id, const SabotFoundJob *found)
 {
 	if (found->home != sabot_catalog(false)->home)
 		ereport(ERROR,
@@ -194,7 +186,7 @@ sabot_cancel_job(PG_FUNCTION_ARGS)
 {
 	int64		job_id = PG_GETARG_INT64(0);
 
-	if (!job_of_caller(job_id).open)
+	if (!sabot_job_of_caller(job_id).open)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.cancel_job()");
 	sabot_pending_interrupt(job_id, SABOT_INTERRUPT_CANCEL);
@@ -211,7 +203,7 @@ Datum
 sabot_pause_job(PG_FUNCTION_ARGS)
 {
 	int64		job_id = PG_GETARG_INT64(0);
-	FoundJob	found = job_of_caller(job_id);
+	SabotFoundJob found = sabot_job_of_caller(job_id);
 
 	if (!found.open || strcmp(found.state, "paused") == 0)
 		PG_RETURN_BOOL(false);
@@ -254,7 +246,7 @@ Datum
 sabot_resume_job(PG_FUNCTION_ARGS)
 {
 	int64		job_id = PG_GETARG_INT64(0);
-	FoundJob	found = job_of_caller(job_id);
+	SabotFoundJob found = sabot_job_of_caller(job_id);
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(job_id)};
 	SabotOwn	own;
@@ -263,7 +255,7 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 	if (!found.open)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.resume_job()");
-	refuse_copied(job_id, &found);
+	sabot_job_refuse_copied(job_id, &found);
 	SPI_connect();
 	sabot_own_begin(&own);
 	n = sabot_spi("UPDATE sabot.job SET reason = NULL, state ="
@@ -280,6 +272,47 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 }
 
 /*
+ * sabot_job_requeue - queue a finished job again, under its id, with all its
+ * attempts
+ *
+ * Returns false if it is not there as a finished one: somebody else has done
+ * that.  Takes effect at commit.  Between sabot_own_begin() and
+ * sabot_own_end(), SPI connected.  Raises 23505 if another unfinished job has
+ * its dedup_key.
+ */
+bool
+sabot_job_requeue(int64 job_id)
+{
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(job_id),
+	Int64GetDatum(sabot_catalog(false)->home)};
+
+	sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",
+			  1, types, values, NULL, 0);
+	if (sabot_spi("SELECT FROM sabot.job_history WHERE job_id = $1 FOR UPDATE",
+				  1, types, values, NULL, 0) == 0)
+		return false;
+	if (push_rows(sabot_spi("INSERT INTO sabot.job (job_id, parent_id, kind, name, owner, owner_name, home,"
+							" queue, priority, max_attempts, atomic, keep_rows, submitted_at, retry_delay,"
+							" timeout, command, params, settings, dedup_key, notify, depends_on, on_failure)"
+							" SELECT job_id, parent_id, kind, name, owner, owner_name, $2,"
+							" queue, priority, max_attempts, CASE WHEN started_at IS NULL THEN atomic END,"
+							" keep_rows, submitted_at, retry_delay, timeout, command, params, settings,"
+							" dedup_key, notify, depends_on, on_failure"
+							" FROM sabot.job_history WHERE job_id = $1"
+							" ON CONFLICT (owner, home, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
+							" RETURNING job_id, priority, queue, owner, NULL::timestamptz",
+							2, types, values, NULL, 0)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("another unfinished job has the dedup_key of job " INT64_FORMAT,
+						job_id)));
+	sabot_spi("DELETE FROM sabot.job_history WHERE job_id = $1",
+			  1, types, values, NULL, 0);
+	return true;
+}
+
+/*
  * SQL: sabot.retry_job(job_id bigint) RETURNS boolean - queue a job again that
  * failed or was canceled or skipped, under its id, with all its attempts
  *
@@ -289,48 +322,20 @@ Datum
 sabot_retry_job(PG_FUNCTION_ARGS)
 {
 	int64		job_id = PG_GETARG_INT64(0);
-	FoundJob	found = job_of_caller(job_id);
-	Oid			types[] = {INT8OID, INT8OID};
-	Datum		values[] = {Int64GetDatum(job_id), 0};
+	SabotFoundJob found = sabot_job_of_caller(job_id);
 	SabotOwn	own;
-	int			n = 0;
+	bool		queued;
 
 	if (found.open || strcmp(found.state, "completed") == 0)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.retry_job()");
-	refuse_copied(job_id, &found);
+	sabot_job_refuse_copied(job_id, &found);
 	SPI_connect();
 	sabot_own_begin(&own);
-	sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",
-			  1, types, values, NULL, 0);
-	values[1] = Int64GetDatum(sabot_catalog(false)->home);
-	if (sabot_spi("SELECT FROM sabot.job_history WHERE job_id = $1 FOR UPDATE",
-				  1, types, values, NULL, 0) > 0)
-		n = sabot_spi("INSERT INTO sabot.job (job_id, parent_id, kind, name, owner, owner_name, home,"
-					  " queue, priority, max_attempts, atomic, keep_rows, submitted_at, retry_delay,"
-					  " timeout, command, params, settings, dedup_key, notify, depends_on, on_failure)"
-					  " SELECT job_id, parent_id, kind, name, owner, owner_name, $2,"
-					  " queue, priority, max_attempts, CASE WHEN started_at IS NULL THEN atomic END,"
-					  " keep_rows, submitted_at, retry_delay, timeout, command, params, settings,"
-					  " dedup_key, notify, depends_on, on_failure"
-					  " FROM sabot.job_history WHERE job_id = $1"
-					  " ON CONFLICT (owner, home, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
-					  " RETURNING job_id, priority, queue, owner, NULL::timestamptz",
-					  2, types, values, NULL, 0);
-	else
-		job_id = 0;				/* somebody else has retried it */
-	push_rows(n);
-	if (n > 0)
-		sabot_spi("DELETE FROM sabot.job_history WHERE job_id = $1",
-				  1, types, values, NULL, 0);
+	queued = sabot_job_requeue(job_id);
 	sabot_own_end(&own);
 	SPI_finish();
-	if (n == 0 && job_id != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNIQUE_VIOLATION),
-				 errmsg("another unfinished job has the dedup_key of job " INT64_FORMAT,
-						job_id)));
-	PG_RETURN_BOOL(n > 0);
+	PG_RETURN_BOOL(queued);
 }
 
 /*

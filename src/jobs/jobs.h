@@ -348,7 +348,18 @@ extern void sabot_direct_shmem_init(void);
 extern bool sabot_direct_is_waiting(Oid dbid, Oid roleid);
 extern bool sabot_direct_run_next(void);
 
+/* A job as sabot_job_of_caller() finds it. */
+typedef struct SabotFoundJob
+{
+	bool		open;			/* in sabot.job, not in history */
+	int64		home;
+	char	   *state;
+} SabotFoundJob;
+
 /* in job_control.c */
+extern SabotFoundJob sabot_job_of_caller(int64 job_id);
+extern void sabot_job_refuse_copied(int64 job_id, const SabotFoundJob *found);
+extern bool sabot_job_requeue(int64 job_id);
 extern bool sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason);
 
 /* A job the room above submits; what is not here is as by default. */
