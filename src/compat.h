@@ -22,10 +22,13 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
+#include "common/jsonapi.h"
 #include "lib/stringinfo.h"
+#include "storage/latch.h"
 #include "tcop/pquery.h"
 #include "utils/acl.h"
 #include "utils/array.h"
+#include "utils/memutils.h"
 #include "utils/wait_event.h"
 
 /* 18 lets a module state its name and version. */
@@ -113,6 +116,22 @@ BuildQueryCompletionString(char *buff, const QueryCompletion *qc,
 #define SabotPrimaryKeyIndex(rel) RelationGetPrimaryKeyIndex(rel)
 #define SabotIndexBeginScan(rel, index, snapshot, nkeys) \
 	index_beginscan(rel, index, snapshot, nkeys, 0)
+#endif
+
+/* 17 can fill a struct of the caller's. */
+#if PG_VERSION_NUM < 170000
+#define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes) \
+	makeJsonLexContextCstringLen(unconstify(char *, json), len, encoding, \
+								 need_escapes)
+#endif
+
+/*
+ * 17 has a WaitEventSet belong to a resource owner, or to nobody, instead of a
+ * memory context; sabot's belong to nobody.
+ */
+#if PG_VERSION_NUM < 170000
+#define CreateWaitEventSet(resowner, nevents) \
+	CreateWaitEventSet(TopMemoryContext, nevents)
 #endif
 
 #endif							/* SABOT_COMPAT_H */
