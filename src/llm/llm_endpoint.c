@@ -1,0 +1,355 @@
+/*-------------------------------------------------------------------------
+ *
+ * llm_endpoint.c
+ *		The registry of endpoints, for those who use one.
+ *
+ * Users name an endpoint and never a URL: where requests may go, with which
+ * token and for whom is its admin's decision.  It is looked at both when a
+ * job is submitted and when it runs, as the job's owner, so that a right that
+ * was taken away is gone.
+ *
+ * Roles are kept by name: the row is dumped with the database, and OIDs mean
+ * nothing in another one.
+ *
+ * IDENTIFICATION
+ *		src/llm/llm_endpoint.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+
+#include "jobs/jobs.h"
+#include "llm/llm.h"
+#include "llm/llm_endpoint.h"
+
+#define MAX_NAMED_ENDPOINTS 20
+
+/* sabot.llm_endpoint, as last looked up; InvalidOid = never. */
+static Oid	endpoint_table = InvalidOid;
+static uint64 epoch = 0;
+
+/*
+ * endpoint_changed - relcache callback: some endpoint may have changed
+ */
+static void
+endpoint_changed(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == endpoint_table)
+		epoch++;
+}
+
+/*
+ * watch - have endpoint_changed() called
+ */
+static void
+watch(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		CacheRegisterRelcacheCallback(endpoint_changed, (Datum) 0);
+	registered = true;
+}
+
+/*
+ * sabot_endpoint_table - the OID of sabot.llm_endpoint
+ *
+ * In a transaction.  Raises 55000 if there is no extension.
+ */
+Oid
+sabot_endpoint_table(void)
+{
+	watch();
+	endpoint_table = get_relname_relid("llm_endpoint",
+									   sabot_catalog(false)->schema);
+	return endpoint_table;
+}
+
+/*
+ * sabot_endpoint_epoch - a number that is another one once endpoints have
+ * changed, as far as this process has heard
+ *
+ * Relevant is what AcceptInvalidationMessages() has seen; in a transaction or
+ * not.
+ */
+uint64
+sabot_endpoint_epoch(void)
+{
+	watch();
+	return epoch;
+}
+
+/*
+ * may_use - may a role use an endpoint with these roles (name[], or NULL)?
+ *
+ * A name that no longer is a role's counts as none.
+ */
+static bool
+may_use(Oid role, ArrayType *roles)
+{
+	Datum	   *names;
+	bool	   *nulls;
+	int			n;
+
+	if (roles == NULL || superuser_arg(role))
+		return true;
+	deconstruct_array(roles, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR,
+					  &names, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		Oid			member_of = nulls[i] ? InvalidOid :
+		get_role_oid(NameStr(*DatumGetName(names[i])), true);
+
+		if (OidIsValid(member_of) && has_privs_of_role(role, member_of))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * column_roles - the roles in a column of a row of SPI's result, or NULL
+ */
+static ArrayType *
+column_roles(uint64 row, int column)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[row],
+									  SPI_tuptable->tupdesc, column, &isnull);
+
+	return isnull ? NULL : DatumGetArrayTypeP(value);
+}
+
+/*
+ * usable_endpoints - names of the endpoints that a role may use, for a hint
+ *
+ * Between sabot_own_begin() and sabot_own_end(), SPI connected.
+ */
+static char *
+usable_endpoints(Oid role)
+{
+	StringInfoData names;
+	int			n = sabot_spi("SELECT name, roles FROM sabot.llm_endpoint"
+							  " UNION ALL SELECT 'default', NULL WHERE NOT EXISTS"
+							  "  (SELECT FROM sabot.llm_endpoint WHERE name = 'default')"
+							  " ORDER BY 1",
+							  0, NULL, NULL, NULL, 0);
+	int			named = 0;
+
+	initStringInfo(&names);
+	for (int i = 0; i < n && named <= MAX_NAMED_ENDPOINTS; i++)
+	{
+		if (!may_use(role, column_roles(i, 2)))
+			continue;
+		if (++named > MAX_NAMED_ENDPOINTS)
+			appendStringInfoString(&names, " and more");
+		else
+			appendStringInfo(&names, "%s\"%s\"", named > 1 ? ", " : "",
+							 SPI_getvalue(SPI_tuptable->vals[i],
+										  SPI_tuptable->tupdesc, 1));
+	}
+	return named > 0 ? names.data : NULL;
+}
+
+/*
+ * hint_usable - the hint that names the endpoints which a role may use
+ */
+static int
+hint_usable(Oid role)
+{
+	char	   *names = usable_endpoints(role);
+
+	if (names == NULL)
+		return errhint("Endpoints are added by sabot.add_llm_endpoint().");
+	return errhint("Endpoints that role \"%s\" may use: %s.",
+				   GetUserNameFromId(role, false), names);
+}
+
+/*
+ * refuse_file - raise an error about the file with a secret
+ *
+ * errno says what is wrong, or if it is 0, problem.
+ */
+static void
+refuse_file(const char *name, const char *path, const char *problem)
+{
+	if (errno != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not read the secret of LLM endpoint \"%s\" from file \"%s\": %m",
+						name, path)));
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIG_FILE_ERROR),
+			 errmsg("could not read the secret of LLM endpoint \"%s\" from file \"%s\"",
+					name, path),
+			 errdetail("%s", problem)));
+}
+
+/*
+ * read_start - the first bytes of a file; returns how many
+ *
+ * It is not waited for anybody who writes to it, in case it is no file.
+ */
+static size_t
+read_start(const char *name, const char *path, char *buf, size_t size)
+{
+	int			fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | PG_BINARY);
+	struct stat st;
+	size_t		len = 0;
+
+	if (fd < 0 || fstat(fd, &st) != 0)
+		refuse_file(name, path, NULL);
+	errno = 0;
+	if (!S_ISREG(st.st_mode))
+		refuse_file(name, path, "It is not a regular file.");
+	while (len < size)
+	{
+		ssize_t		n = read(fd, buf + len, size - len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			refuse_file(name, path, NULL);
+		if (n == 0)
+			break;
+		len += n;
+	}
+	CloseTransientFile(fd);
+	return len;
+}
+
+/*
+ * read_secret_file - the first line of a file, without blanks around it
+ *
+ * Raises what is wrong with the file, without what is in it.
+ */
+static char *
+read_secret_file(const char *name, const char *path)
+{
+	char	   *line = palloc(SABOT_MAX_SECRET_LEN + 2);
+	size_t		len = read_start(name, path, line, SABOT_MAX_SECRET_LEN + 1);
+
+	line[len] = '\0';
+	line[strcspn(line, "\r\n")] = '\0';
+	len = strlen(line);
+	errno = 0;
+	if (len > SABOT_MAX_SECRET_LEN)
+		refuse_file(name, path, "Its first line is too long.");
+	while (len > 0 && (line[len - 1] == ' ' || line[len - 1] == '\t'))
+		line[--len] = '\0';
+	line += strspn(line, " \t");
+	if (line[0] == '\0')
+		refuse_file(name, path, "Its first line is empty.");
+	for (const char *p = line; *p != '\0'; p++)
+		if ((unsigned char) *p < ' ' || *p == '\x7f')
+			refuse_file(name, path, "Its first line has control characters.");
+	return line;
+}
+
+/*
+ * the_secret - the token that a row of sabot.llm_secret stands for
+ */
+static char *
+the_secret(const char *name, const char *secret)
+{
+	const size_t prefix = strlen(SABOT_SECRET_FILE);
+
+	if (secret == NULL || strncmp(secret, SABOT_SECRET_FILE, prefix) != 0)
+		return secret ? pstrdup(secret) : NULL;
+	return read_secret_file(name, secret + prefix);
+}
+
+/*
+ * fill_endpoint - an endpoint from the row that SPI has read, or, if it has
+ * none, the one that is there without
+ */
+static SabotEndpoint *
+fill_endpoint(const char *name, bool has_row)
+{
+	SabotEndpoint *endpoint = palloc0(sizeof(SabotEndpoint));
+	const char *value[5] = {SABOT_DEFAULT_URL, "ollama", "1", NULL, NULL};
+
+	for (int i = 0; i < lengthof(value) && has_row; i++)
+		value[i] = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+								i + 1);
+	endpoint->name = pstrdup(name);
+	endpoint->url = pstrdup(value[0]);
+	endpoint->origin = sabot_url_origin(value[0]);
+	endpoint->api = strcmp(value[1], "openai") == 0 ? SABOT_API_OPENAI :
+		SABOT_API_OLLAMA;
+	endpoint->max_in_flight = pg_strtoint32(value[2]);
+	endpoint->secret = the_secret(name, value[4]);
+	return endpoint;
+}
+
+/*
+ * find_endpoint - read the row of an endpoint that a role is to use
+ *
+ * Returns whether there is a row; it is SPI's result then: url, api,
+ * max_in_flight, roles and secret.
+ */
+static bool
+find_endpoint(const char *name, Oid role)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(name)};
+	bool		has_row;
+
+	has_row = sabot_spi("SELECT e.url, e.api, e.max_in_flight, e.roles, s.secret"
+						" FROM sabot.llm_endpoint e"
+						" LEFT JOIN sabot.llm_secret s ON s.endpoint = e.name"
+						" WHERE e.name = $1",
+						1, types, values, NULL, 0) > 0;
+	if (!has_row && strcmp(name, SABOT_DEFAULT_ENDPOINT) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("LLM endpoint \"%s\" does not exist", name),
+				 hint_usable(role)));
+	if (has_row && !may_use(role, column_roles(0, 4)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for LLM endpoint \"%s\"", name),
+				 hint_usable(role)));
+	return has_row;
+}
+
+/*
+ * sabot_endpoint_read - the endpoint with this name, for a role
+ *
+ * In a transaction, with SPI connected or not.  Palloc'd.  Raises 42704 if
+ * there is none, 42501 if the role may not use it, and what is wrong with the
+ * file that has its secret.
+ */
+SabotEndpoint *
+sabot_endpoint_read(const char *name, Oid role)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext old;
+	SabotEndpoint *endpoint;
+	SabotOwn	own;
+	bool		has_row;
+
+	(void) sabot_endpoint_table();
+	SPI_connect();
+	sabot_own_begin(&own);
+	has_row = find_endpoint(name, role);
+	old = MemoryContextSwitchTo(caller);
+	endpoint = fill_endpoint(name, has_row);
+	MemoryContextSwitchTo(old);
+	sabot_own_end(&own);
+	SPI_finish();
+	return endpoint;
+}

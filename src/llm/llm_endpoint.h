@@ -1,0 +1,24 @@
+/*-------------------------------------------------------------------------
+ *
+ * llm_endpoint.h
+ *		The registry of endpoints: between the file that reads it and the one
+ *		that changes it.
+ *
+ * IDENTIFICATION
+ *		src/llm/llm_endpoint.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SABOT_LLM_ENDPOINT_H
+#define SABOT_LLM_ENDPOINT_H
+
+/* The endpoint that is there without a row. */
+#define SABOT_DEFAULT_ENDPOINT "default"
+
+/* Secrets are tokens; this begins the ones that name a file instead. */
+#define SABOT_SECRET_FILE "file:"
+#define SABOT_MAX_SECRET_LEN (8 * 1024)
+
+extern Oid	sabot_endpoint_table(void);
+
+#endif							/* SABOT_LLM_ENDPOINT_H */
