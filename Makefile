@@ -7,11 +7,12 @@ PG_CONFIG ?= pg_config
 
 # One folder per capability, in dependency order: each holds its C and the
 # SQL objects it owns.  The install script is their SQL, concatenated.
-ROOMS = pool jobs
+ROOMS = pool jobs llm
 
 MODULE_big = sabot
 SRCS = $(wildcard src/*.c $(ROOMS:%=src/%/*.c))
 OBJS = $(SRCS:.c=.o)
+SHLIB_LINK = -lcurl -lcjson
 
 # -isystem: the warnings below are for our code, not for the server's headers.
 PG_CPPFLAGS = -isystem $(INCLUDEDIR_SERVER) -Isrc \

@@ -24,6 +24,12 @@ bool		sabot_enabled = true;
 int			sabot_group_commit = 1;
 int			sabot_keep_agents = 0;
 int			sabot_keep_jobs = 7 * 24 * 60;
+int			sabot_llm_load_timeout = 300000;
+int			sabot_llm_max_consecutive_failures = 10;
+int			sabot_llm_max_response = 1024;
+char	   *sabot_llm_model = NULL;
+int			sabot_llm_pause_retry = 300000;
+int			sabot_llm_workers = 2;
 int			sabot_max_crashes = 3;
 int			sabot_pool_size = 4;
 
@@ -86,6 +92,50 @@ define_job_settings(void)
 }
 
 /*
+ * Define every setting of the LLM lane.  Kept in alphabetical order by name.
+ */
+static void
+define_llm_settings(void)
+{
+	DefineCustomIntVariable("sabot.llm_load_timeout",
+							"Sets how long a model server may take to load a model.",
+							"That time counts against no item.",
+							&sabot_llm_load_timeout,
+							300000, 1, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("sabot.llm_max_consecutive_failures",
+							"Sets after how many items in a row without an answer an LLM job pauses.",
+							"0 means never.",
+							&sabot_llm_max_consecutive_failures,
+							10, 0, INT_MAX,
+							PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("sabot.llm_max_response",
+							"Sets the largest answer that is taken from a model server.",
+							NULL,
+							&sabot_llm_max_response,
+							1024, 1, MAX_KILOBYTES / 2,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomStringVariable("sabot.llm_model",
+							   "Sets the model of LLM jobs that name none.",
+							   NULL,
+							   &sabot_llm_model,
+							   "",
+							   PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("sabot.llm_pause_retry",
+							"Sets how often an LLM job that paused by itself tries one item.",
+							"0 means never.",
+							&sabot_llm_pause_retry,
+							300000, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("sabot.llm_workers",
+							"Sets the number of workers that send requests to model servers.",
+							NULL,
+							&sabot_llm_workers,
+							2, 0, 16,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+}
+
+/*
  * Define every setting and reserve the prefix.
  */
 void
@@ -93,5 +143,6 @@ sabot_guc_init(void)
 {
 	define_pool_settings();
 	define_job_settings();
+	define_llm_settings();
 	MarkGUCPrefixReserved("sabot");
 }

@@ -16,6 +16,12 @@ extern bool sabot_enabled;
 extern int	sabot_group_commit; /* jobs per commit */
 extern int	sabot_keep_agents;
 extern int	sabot_keep_jobs;	/* minutes, -1 = for ever */
+extern int	sabot_llm_load_timeout; /* ms */
+extern int	sabot_llm_max_consecutive_failures; /* items, 0 = any number */
+extern int	sabot_llm_max_response; /* kB */
+extern char *sabot_llm_model;	/* "" = none */
+extern int	sabot_llm_pause_retry;	/* ms, 0 = never */
+extern int	sabot_llm_workers;
 extern int	sabot_max_crashes;
 extern int	sabot_pool_size;
 

@@ -4,7 +4,7 @@
  *		Module entry point: settings, shared memory, hooks, workers.
  *
  * Nothing here does any work of its own; each capability lives in its own
- * folder (pool, jobs) and this file wires them together.
+ * folder (pool, jobs, llm) and this file wires them together.
  *
  * Without shared_preload_libraries there is no shared memory and there are no
  * workers.  The library can be loaded all the same, because a dump that has
@@ -27,13 +27,14 @@
 #include "compat.h"
 #include "guc.h"
 #include "jobs/jobs.h"
+#include "llm/llm.h"
 #include "pool/pool.h"
 
 /*
  * Locks in the tranche "sabot": of the pool, of ready jobs, of waits and
- * requests, of attempts.
+ * requests, of attempts, of permits.
  */
-#define SABOT_NLOCKS 4
+#define SABOT_NLOCKS 5
 
 PG_MODULE_MAGIC_EXT(
 					.name = "sabot",
@@ -60,6 +61,7 @@ sabot_shmem_request(void)
 	RequestAddinShmemSpace(sabot_orphan_shmem_size());
 	RequestAddinShmemSpace(sabot_wait_shmem_size());
 	RequestAddinShmemSpace(sabot_direct_shmem_size());
+	RequestAddinShmemSpace(sabot_permit_shmem_size());
 	RequestNamedLWLockTranche("sabot", SABOT_NLOCKS);
 }
 
@@ -79,6 +81,7 @@ sabot_shmem_startup(void)
 	sabot_orphan_shmem_init();
 	sabot_wait_shmem_init();
 	sabot_direct_shmem_init();
+	sabot_permit_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -100,6 +103,8 @@ _PG_init(void)
 	sabot_pool_install_hooks();
 	sabot_jobs_install_hooks();
 	sabot_agent_set_source(SABOT_AGENTS, sabot_jobs_work_source());
+	sabot_agent_set_source(SABOT_LLM_WORKERS, sabot_llm_work_source());
+	sabot_llm_register();
 	if (!IsBinaryUpgrade)
 		sabot_pool_register_launcher();
 }

@@ -1,0 +1,158 @@
+/*-------------------------------------------------------------------------
+ *
+ * llm_prepare.c
+ *		What comes before the first item: read what the job asks for, find
+ *		its endpoint, read its source once, understand its target.
+ *
+ * All of it is the job's own business: an error here fails the job, as an
+ * error of its command would.
+ *
+ * IDENTIFICATION
+ *		src/llm/llm_prepare.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "llm/llm_run.h"
+
+/*
+ * read_spec - read what the job asks for and where it is to be sent
+ *
+ * Returns false if the job has nothing to ask for, which can be only if its
+ * row was made by hand.
+ */
+static bool
+read_spec(SabotLlmRun *run)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(run->job->job_id)};
+	SabotOwn	own;
+	MemoryContext old;
+
+	sabot_own_start_transaction(&own);
+	run->spec = sabot_spec_read(run->job->job_id, run->context);
+	if (run->spec != NULL)
+	{
+		old = MemoryContextSwitchTo(run->context);
+		run->endpoint = sabot_endpoint_read(run->spec->endpoint,
+											run->job->owner);
+		MemoryContextSwitchTo(old);
+		if (!run->only_one)
+			sabot_spi("UPDATE sabot.llm_job SET retry_at = NULL"
+					  " WHERE job_id = $1 AND retry_at IS NOT NULL",
+					  1, types, values, NULL, 0);
+	}
+	sabot_own_commit_transaction(&own);
+	return run->spec != NULL;
+}
+
+/*
+ * begin_as_owner - begin a transaction in which the job's own SQL runs
+ *
+ * READ COMMITTED and READ WRITE whatever the role's settings say, as sabot
+ * writes in it too.
+ */
+static void
+begin_as_owner(SabotLlmRun *run)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	XactIsoLevel = XACT_READ_COMMITTED;
+	XactReadOnly = false;
+	XactDeferrable = false;
+	sabot_settings_apply(run->job->settings);
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/*
+ * read_source - read the source of the job and write its items
+ */
+static void
+read_source(SabotLlmRun *run)
+{
+	Oid			types[] = {INT8OID, INT8OID, TIMESTAMPTZOID};
+	Datum		values[3];
+	SabotOwn	own;
+
+	begin_as_owner(run);
+	run->spec->total = sabot_source_read(run->spec);
+	values[0] = Int64GetDatum(run->job->job_id);
+	values[1] = Int64GetDatum(run->spec->total);
+	values[2] = TimestampTzGetDatum(run->started_at);
+	SPI_connect();
+	sabot_own_begin(&own);
+	sabot_spi("UPDATE sabot.llm_job SET total = $2, started_at = $3 WHERE job_id = $1",
+			  3, types, values, NULL, 0);
+	sabot_own_end(&own);
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/*
+ * understand_target - find out what becomes of answers, and of the fallback
+ */
+static void
+understand_target(SabotLlmRun *run)
+{
+	MemoryContext old;
+	char	   *violation;
+
+	begin_as_owner(run);
+	old = MemoryContextSwitchTo(run->context);
+	run->mapping = sabot_mapping_create(run->spec);
+	if (run->spec->fallback)
+	{
+		run->fallback = sabot_mapping_value(run->mapping, run->spec,
+											run->spec->fallback, &violation);
+		if (run->fallback == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("fallback is no answer that fits: %s", violation)));
+	}
+	MemoryContextSwitchTo(old);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/*
+ * find_position - find out what other workers have done
+ */
+static void
+find_position(SabotLlmRun *run)
+{
+	SabotOwn	own;
+
+	sabot_own_start_transaction(&own);
+	run->has_same = sabot_items_begin(run->job->job_id);
+	(void) sabot_usage_count(run);
+	sabot_own_commit_transaction(&own);
+}
+
+/*
+ * sabot_llm_prepare - do everything that comes before the first item
+ *
+ * In no transaction.  Returns false if there is nothing to run.  Raises what
+ * is wrong with the job.
+ */
+bool
+sabot_llm_prepare(SabotLlmRun *run)
+{
+	if (!read_spec(run))
+		return false;
+	if (run->spec->total < 0)
+		read_source(run);
+	understand_target(run);
+	find_position(run);
+	return true;
+}

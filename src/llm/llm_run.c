@@ -1,0 +1,663 @@
+/*-------------------------------------------------------------------------
+ *
+ * llm_run.c
+ *		Runs an LLM job in a worker: takes items in their order, sends each,
+ *		and sees to what comes back.
+ *
+ * A worker has a job until it is done, or until somebody else's turn has
+ * come; between two items it can leave without a trace, as what is done is
+ * in the tables.  No transaction is open while it waits for a server.  With
+ * every request goes a permit (llm_permit.c), so that a server never has more
+ * open than it has places.
+ *
+ * A fault is charged to whom it belongs: an item is tried again and then has
+ * its fallback, a server or a model is stopped and the item waits, and what
+ * is wrong with the job itself is raised and fails the job.
+ *
+ * IDENTIFICATION
+ *		src/llm/llm_run.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "jobs/job_run.h"
+#include "llm/llm_run.h"
+
+/* Items are fetched so many at a time. */
+#define FETCH_ITEMS		64
+
+/* The worker looks around at least this often, in ms. */
+#define NAP_MS			1000
+
+/*
+ * fetch - get the next items that wait; false if there are none
+ *
+ * From the first one again when the end was reached: some may have been given
+ * back, or become free, behind our back.
+ */
+static bool
+fetch(SabotLlmRun *run)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->context);
+	List	   *items;
+	List	   *batch = NIL;
+	ListCell   *lc;
+
+	items = sabot_items_fetch(run->spec->job_id, run->position,
+							  Max(FETCH_ITEMS, run->spec->batch_size),
+							  run->context);
+	if (items == NIL && !run->from_start && run->nflights == 0)
+	{
+		run->position = 0;
+		run->from_start = true;
+		items = sabot_items_fetch(run->spec->job_id, 0,
+								  Max(FETCH_ITEMS, run->spec->batch_size),
+								  run->context);
+	}
+	foreach(lc, items)
+	{
+		SabotLlmItem *item = lfirst(lc);
+
+		run->position = item->item;
+		batch = lappend(batch, item);
+		if (list_length(batch) == run->spec->batch_size || run->only_one)
+		{
+			run->waiting = lappend(run->waiting, batch);
+			batch = NIL;
+		}
+	}
+	if (batch != NIL)
+		run->waiting = lappend(run->waiting, batch);
+	list_free(items);
+	MemoryContextSwitchTo(caller);
+	return run->waiting != NIL;
+}
+
+/*
+ * put_back - have items sent next
+ */
+static void
+put_back(SabotLlmRun *run, List *items)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->context);
+
+	run->waiting = lcons(items, run->waiting);
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * send_items - send the request for some items, in a free place
+ */
+static void
+send_items(SabotLlmRun *run, List *items, bool again)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->answer_context);
+	const char **prompts = palloc(sizeof(char *) * list_length(items));
+	SabotFlight *flight = run->flights;
+	char	   *body;
+
+	for (int i = 0; i < list_length(items); i++)
+		prompts[i] = ((SabotLlmItem *) list_nth(items, i))->prompt;
+	while (flight->http != NULL)
+		flight++;
+	body = sabot_request_body(run->endpoint, run->spec, prompts,
+							  list_length(items));
+	MemoryContextSwitchTo(run->context);
+	flight->http = sabot_http_start(run->endpoint,
+									sabot_request_path(run->endpoint, run->spec),
+									body, run->spec->timeout_ms,
+									(size_t) sabot_llm_max_response * 1024);
+	flight->items = items;
+	flight->started_at = GetCurrentTimestamp();
+	flight->resent = again;
+	run->nflights++;
+	run->most_in_flight = Max(run->most_in_flight, run->nflights);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(run->answer_context);
+	sabot_usage_publish(run);
+}
+
+/*
+ * take_permit - get the permit for one request, and the server ready for it
+ *
+ * False if there is none to be had now: others have them all (then we stand
+ * in line), or the server is stopped.
+ */
+static bool
+take_permit(SabotLlmRun *run)
+{
+	TimestampTz next_probe;
+	SabotGate	gate = sabot_permit_take(run->endpoint->origin,
+										 run->spec->model,
+										 run->endpoint->max_in_flight, true,
+										 &next_probe);
+
+	if (gate == SABOT_GATE_CLOSED)
+		run->stopped = true;
+	if (gate == SABOT_GATE_CLOSED || gate == SABOT_GATE_BUSY)
+		return false;
+	if ((gate == SABOT_GATE_PROBE || run->settle || !run->warm) &&
+		!sabot_llm_make_ready(run, gate == SABOT_GATE_PROBE))
+	{
+		sabot_permit_give(run->endpoint->origin);
+		return false;
+	}
+	return true;
+}
+
+/*
+ * give_up_lost - an item that a worker did not survive twice is not asked for
+ * again; true if it is one
+ */
+static bool
+give_up_lost(SabotLlmRun *run, List *items)
+{
+	SabotLlmItem *item = linitial(items);
+	SabotAnswer answer = {
+		.error_class = SABOT_LLM_WRITE_FAILED,
+	};
+
+	if (list_length(items) > 1 || !item->lost)
+		return false;
+	answer.error = pstrdup("the worker did not survive this item");
+	sabot_llm_unanswered(run, item, NULL, &answer, false);
+	return true;
+}
+
+/*
+ * fill_flights - send requests for as many items as may be under way
+ */
+static void
+fill_flights(SabotLlmRun *run)
+{
+	int			most = Min(run->endpoint->max_in_flight, SABOT_MAX_FLIGHTS);
+
+	if (run->careful || run->only_one)
+		most = 1;
+	while (!run->leaving && !run->stopped && run->nflights < most)
+	{
+		List	   *items;
+
+		CHECK_FOR_INTERRUPTS();
+		if (run->waiting == NIL && !fetch(run))
+			return;
+		items = linitial(run->waiting);
+		if (list_length(items) > 1 && (run->careful || run->only_one))
+		{
+			sabot_llm_split(run);
+			continue;
+		}
+		if (give_up_lost(run, items))
+		{
+			run->waiting = list_delete_first(run->waiting);
+			run->from_start = false;
+			continue;
+		}
+		if (!take_permit(run))
+			return;
+		run->waiting = list_delete_first(run->waiting);
+		if (run->careful)
+			sabot_llm_note_careful(run, linitial(items));
+		send_items(run, items, false);
+	}
+	if (run->leaving || run->stopped)
+		sabot_permit_leave_line();
+}
+
+/*
+ * sabot_llm_split - have the items that are next sent in two requests
+ */
+void
+sabot_llm_split(SabotLlmRun *run)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->context);
+	List	   *items = linitial(run->waiting);
+	int			half = list_length(items) / 2;
+	List	   *second = list_copy_tail(items, half);
+
+	linitial(run->waiting) = list_truncate(items, half);
+	run->waiting = list_insert_nth(run->waiting, 1, second);
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * values_of - the values of an answer, one for each item; NULL if the answer
+ * is none after all, and says so then
+ */
+static Jsonb **
+values_of(SabotLlmRun *run, int n, SabotAnswer *answer)
+{
+	Jsonb	  **values = palloc0(sizeof(Jsonb *) * n);
+	char	   *violation;
+
+	if (!run->spec->embedding)
+	{
+		values[0] = sabot_llm_value(run, answer->text, &violation);
+		if (values[0] != NULL)
+			return values;
+		answer->error = psprintf("answer does not fit: %s", violation);
+	}
+	else if (run->ndims != 0 && answer->ndims != run->ndims)
+		answer->error = psprintf("embedding has %d dimensions, others had %d",
+								 answer->ndims, run->ndims);
+	else
+	{
+		run->ndims = answer->ndims;
+		for (int i = 0; i < n; i++)
+			values[i] = sabot_mapping_vector(answer->vectors +
+											 (size_t) i * answer->ndims,
+											 answer->ndims);
+		return values;
+	}
+	answer->error_class = SABOT_LLM_BAD_OUTPUT;
+	answer->fault = SABOT_FAULT_ITEM;
+	return NULL;
+}
+
+/*
+ * item_failed - an attempt has failed: another one, or the end of the item
+ *
+ * A batch is split first: which of its items it was is not known.
+ */
+static void
+item_failed(SabotLlmRun *run, List *items, const SabotReply *reply,
+			const SabotAnswer *answer)
+{
+	SabotLlmItem *item = linitial(items);
+
+	if (reply->timed_out || answer->error_class == SABOT_LLM_CONNECT)
+	{
+		/* It may go on with what we do not wait for anymore. */
+		sabot_permit_suspect(run->endpoint->origin, true);
+		run->settle = true;
+		run->warm = false;
+	}
+	if (list_length(items) > 1)
+	{
+		put_back(run, items);
+		sabot_llm_split(run);
+		return;
+	}
+	if (answer->fault == SABOT_FAULT_ITEM &&
+		item->attempts + 1 < run->spec->max_attempts)
+	{
+		sabot_llm_failed(run, item, reply, answer);
+		put_back(run, items);
+		return;
+	}
+	sabot_llm_unanswered(run, item, reply, answer, true);
+	list_free(items);
+}
+
+/*
+ * server_failed - a request has failed for no fault of its item: stop the
+ * server, or its model, and keep the item
+ */
+static void
+server_failed(SabotLlmRun *run, List *items, const SabotAnswer *answer)
+{
+	sabot_gate_fault(run->endpoint->origin,
+					 answer->fault == SABOT_FAULT_MODEL ? run->spec->model : NULL,
+					 answer->error ? answer->error : "does not answer",
+					 answer->retry_after_s);
+	run->stopped = true;
+	put_back(run, items);
+}
+
+/*
+ * land - see to a request that is done
+ */
+static void
+land(SabotLlmRun *run, SabotFlight *flight)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->answer_context);
+	const SabotReply *reply = sabot_http_reply(flight->http);
+	SabotHttp  *http = flight->http;
+	List	   *items = flight->items;
+	SabotAnswer answer = {0};
+	Jsonb	  **values = NULL;
+
+	sabot_permit_note_request(run->endpoint->origin, reply->new_connection);
+	run->connections += reply->new_connection;
+	if (reply->stale && !flight->resent)
+	{
+		/* The permit is still ours, and it is no attempt. */
+		sabot_http_end(http);
+		flight->http = NULL;
+		run->nflights--;
+		MemoryContextSwitchTo(caller);
+		send_items(run, items, true);
+		return;
+	}
+	sabot_permit_give(run->endpoint->origin);
+	sabot_answer_read(run->endpoint, run->spec, reply, list_length(items),
+					  &answer);
+	flight->http = NULL;
+	flight->items = NIL;
+	run->nflights--;
+	sabot_usage_publish(run);
+	run->from_start = false;
+	if (answer.fault == SABOT_FAULT_NONE)
+		values = values_of(run, list_length(items), &answer);
+	if (answer.fault == SABOT_FAULT_NONE)
+	{
+		sabot_llm_answered(run, items, reply, &answer, values);
+		list_free(items);
+	}
+	else if (answer.fault == SABOT_FAULT_MODEL ||
+			 answer.fault == SABOT_FAULT_ENDPOINT)
+		server_failed(run, items, &answer);
+	else
+		item_failed(run, items, reply, &answer);
+	sabot_http_end(http);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(run->answer_context);
+}
+
+/*
+ * land_all - see to all requests that are done
+ *
+ * Those still under way cannot be watched meanwhile, which is not their fault.
+ */
+static void
+land_all(SabotLlmRun *run)
+{
+	for (int i = 0; i < SABOT_MAX_FLIGHTS && run->nflights > 0; i++)
+	{
+		TimestampTz begin = GetCurrentTimestamp();
+
+		if (run->flights[i].http == NULL ||
+			!sabot_http_is_done(run->flights[i].http))
+			continue;
+		land(run, &run->flights[i]);
+		if (run->nflights > 0)
+			sabot_http_extend(GetCurrentTimestamp() - begin);
+	}
+}
+
+/*
+ * give_up_flights - drop all requests that are under way
+ */
+static void
+give_up_flights(SabotLlmRun *run)
+{
+	for (int i = 0; i < SABOT_MAX_FLIGHTS; i++)
+	{
+		if (run->flights[i].http == NULL)
+			continue;
+		sabot_http_end(run->flights[i].http);
+		run->flights[i].http = NULL;
+		sabot_permit_suspect(run->endpoint->origin, true);
+		sabot_permit_give(run->endpoint->origin);
+	}
+	run->nflights = 0;
+	sabot_permit_leave_line();
+}
+
+/*
+ * look_around - what is to be looked at now and then, between two items
+ */
+static void
+look_around(SabotLlmRun *run)
+{
+	sabot_agent_service_requests();
+	if (sabot_agent_must_leave() || !sabot_enabled ||
+		sabot_agent_authority_changed())
+		run->leaving = true;
+	if (!sabot_usage_is_due(run))
+		return;
+	if (!run->only_one && sabot_llm_better_job(run->job))
+		run->leaving = true;
+	sabot_usage_publish(run);
+}
+
+/*
+ * is_failing - whether so many items in a row had no answer that the job is
+ * to pause
+ */
+static bool
+is_failing(const SabotLlmRun *run)
+{
+	return (sabot_llm_max_consecutive_failures > 0 &&
+			run->unanswered >= sabot_llm_max_consecutive_failures) ||
+		(run->only_one && run->unanswered > 0);
+}
+
+/*
+ * run_items - send items until there are none, or another one's turn has come
+ *
+ * Returns true if there are none left.
+ */
+static bool
+run_items(SabotLlmRun *run)
+{
+	for (;;)
+	{
+		look_around(run);
+		if (is_failing(run))
+			run->leaving = true;
+		if (run->only_one && run->answered)
+			sabot_llm_resume(run);
+		fill_flights(run);
+		if (run->nflights == 0)
+		{
+			if (run->leaving || run->stopped)
+				return false;
+			if (run->waiting == NIL)
+				return true;
+		}
+		/* Nothing under way: we stand in line, and our latch will be set. */
+		sabot_http_wait(NAP_MS);
+		CHECK_FOR_INTERRUPTS();
+		land_all(run);
+	}
+}
+
+/*
+ * run_job - run a job until it is done or is to be left
+ */
+static void
+run_job(SabotLlmRun *run)
+{
+	bool		done;
+
+	sabot_usage_begin(run);
+	if (!sabot_llm_prepare(run))
+		return;
+	if (run->has_same)
+		sabot_llm_reuse(run, 0);
+	done = run_items(run);
+	if (done && run->has_same)
+		sabot_llm_reuse(run, 0);
+	if (done)
+		sabot_llm_complete(run);
+	else if (is_failing(run))
+		sabot_llm_pause(run);
+	else
+		sabot_llm_leave(run);
+}
+
+/*
+ * ended_badly - what becomes of a job whose worker was interrupted, or that
+ * has an error of its own
+ */
+static void
+ended_badly(SabotLlmRun *run, ErrorData *error)
+{
+	SabotInterrupt interrupt = sabot_agent_interrupted();
+	SabotEnd	end = {
+		.attempt = run->job->attempt + 1,
+		.losses = run->job->losses,
+		.atomic = false,
+		.started_at = run->started_at,
+		.error = error
+	};
+
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		interrupt != SABOT_INTERRUPT_NONE && interrupt != SABOT_INTERRUPT_ADMIN)
+	{
+		sabot_llm_leave(run);
+		sabot_job_set_aside(run->job, interrupt, &end);
+	}
+	else
+		sabot_job_attempt_failed(run->job, &end);
+}
+
+/*
+ * obey_late_interrupt - act on a request that came while the job was left
+ */
+static void
+obey_late_interrupt(SabotLlmRun *run)
+{
+	SabotInterrupt interrupt = sabot_agent_interrupted();
+	SabotEnd	end = {
+		.attempt = run->job->attempt + 1,
+		.losses = run->job->losses,
+		.started_at = run->started_at
+	};
+
+	if (interrupt == SABOT_INTERRUPT_CANCEL ||
+		interrupt == SABOT_INTERRUPT_PAUSE)
+		sabot_job_set_aside(run->job, interrupt, &end);
+}
+
+/*
+ * attempt - run a job, whatever comes of it
+ *
+ * Returns its error in run->context, or NULL.  No transaction and no request
+ * is open afterwards.
+ */
+static ErrorData *
+attempt(SabotLlmRun *run)
+{
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		sabot_agent_accept_interrupts(true);
+		sabot_run_raise_if_interrupted();
+		run_job(run);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(run->context);
+		error = CopyErrorData();
+		disable_all_timeouts(false);
+		sabot_agent_accept_interrupts(false);
+		EmitErrorReport();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+	}
+	PG_END_TRY();
+	sabot_agent_accept_interrupts(false);
+	MemoryContextSwitchTo(run->context);
+	if (run->endpoint)
+		give_up_flights(run);
+	return error;
+}
+
+/*
+ * load_job - read the job our worker has taken; NULL if it is not to run
+ *
+ * Its losses are of this moment's, as finished items forgive them.
+ */
+static SabotJob *
+load_job(int64 job_id, bool only_one, MemoryContext context,
+		 TimestampTz *started_at)
+{
+	const SabotCatalog *cat;
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(job_id)};
+	SabotOwn	own;
+	SabotJob   *job;
+	MemoryContext old;
+
+	sabot_own_start_transaction(&own);
+	cat = sabot_catalog(false);
+	old = MemoryContextSwitchTo(context);
+	job = sabot_orphan_exists(job_id) ? NULL : sabot_job_read(job_id);
+	MemoryContextSwitchTo(old);
+	if (job && (job->owner != GetSessionUserId() || job->home != cat->home ||
+				job->state != cat->states[only_one ? SABOT_JOB_PAUSED :
+										  SABOT_JOB_QUEUED]))
+		job = NULL;
+	*started_at = GetCurrentTimestamp();
+	if (job && sabot_spi("SELECT started_at FROM sabot.llm_job"
+						 " WHERE job_id = $1 AND started_at IS NOT NULL",
+						 1, types, values, NULL, 0) > 0)
+	{
+		bool		isnull;
+
+		*started_at = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0],
+														SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	sabot_own_commit_transaction(&own);
+	return job;
+}
+
+/*
+ * run_loaded - run a job that was read
+ */
+static void
+run_loaded(SabotLlmRun *run)
+{
+	ErrorData  *error;
+
+	run->careful = run->job->losses > 0;
+	run->answer_context = AllocSetContextCreate(run->context,
+												"sabot LLM answer",
+												ALLOCSET_DEFAULT_SIZES);
+	sabot_attempt_begin(run->job, run->job->attempt + 1);
+	sabot_pool_note_start(run->started_at);
+	sabot_run_report(run->job);
+	error = attempt(run);
+	if (error)
+		ended_badly(run, error);
+	else
+		obey_late_interrupt(run);
+	debug_query_string = NULL;
+	sabot_usage_end();
+	sabot_attempt_end();
+}
+
+/*
+ * sabot_llm_run - run the job that our worker has taken, until it is done or
+ * is to be left
+ *
+ * only_one: it paused by itself, and one item is to be tried.  Afterwards the
+ * worker has no work and the session is reset.  In no transaction.
+ */
+void
+sabot_llm_run(int64 job_id, bool only_one)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "sabot LLM job",
+												  ALLOCSET_DEFAULT_SIZES);
+	SabotLlmRun *run = MemoryContextAllocZero(context, sizeof(SabotLlmRun));
+
+	run->context = context;
+	run->only_one = only_one;
+	run->job = load_job(job_id, only_one, context, &run->started_at);
+	MemoryContextSwitchTo(context);
+	if (run->job)
+		run_loaded(run);
+	(void) sabot_pool_end_work();
+	sabot_wait_wakeup(job_id);
+	if (run->job)
+		sabot_agent_reset_session();
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+}

@@ -1,0 +1,176 @@
+/*-------------------------------------------------------------------------
+ *
+ * llm_run.h
+ *		What the files that run LLM jobs in a worker have in common.
+ *
+ * IDENTIFICATION
+ *		src/llm/llm_run.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SABOT_LLM_RUN_H
+#define SABOT_LLM_RUN_H
+
+#include "jobs/jobs.h"
+#include "llm/llm.h"
+
+/* Requests that one worker can have open. */
+#define SABOT_MAX_FLIGHTS	64
+
+/* An item on its way. */
+typedef struct SabotLlmItem
+{
+	int64		item;
+	Jsonb	   *key;			/* or NULL */
+	char	   *prompt;
+	int			attempts;		/* that have failed so far */
+	bool		lost;			/* a worker did not survive it */
+	MemoryContext context;		/* of this and all it points to */
+} SabotLlmItem;
+
+/* An item whose prompt has been answered for another one. */
+typedef struct SabotLlmSame
+{
+	SabotLlmItem item;
+	char	   *state;			/* of the other one, as all that follows */
+	char	   *response;
+	Jsonb	   *value;
+	SabotErrorClass error_class;
+	char	   *error;
+	char	   *digest;
+} SabotLlmSame;
+
+/* What became of an item. */
+typedef struct SabotItemEnd
+{
+	const char *state;			/* done, fallback, failed or skipped */
+	const char *answered_by;	/* model, reuse, fallback, or NULL */
+	SabotErrorClass error_class;
+	const char *error;			/* or NULL */
+	const char *response;		/* or NULL */
+	Jsonb	   *value;			/* or NULL */
+	int			attempts;
+	double		latency_ms;		/* < 0 unknown */
+	const SabotAnswer *answer;	/* the server's account, or NULL */
+	const char *digest;			/* of the model, or NULL */
+} SabotItemEnd;
+
+/* What a worker has used for a job since it last said so. */
+typedef struct SabotLlmUsage
+{
+	double		run_ms;
+	double		cpu_ms;
+	int64		connections;
+	int			most_in_flight;
+	int64		rss_bytes;
+} SabotLlmUsage;
+
+/* A request that is open. */
+typedef struct SabotFlight
+{
+	SabotHttp  *http;			/* NULL = this place is free */
+	List	   *items;			/* SabotLlmItem *, of embeddings maybe many */
+	TimestampTz started_at;
+	bool		resent;			/* on a new connection, the old was stale */
+} SabotFlight;
+
+/* A job while a worker has it. */
+typedef struct SabotLlmRun
+{
+	MemoryContext context;		/* lives as long as this */
+	MemoryContext answer_context;	/* of one answer */
+	SabotJob   *job;
+	SabotLlmSpec *spec;
+	SabotEndpoint *endpoint;
+	SabotMapping *mapping;		/* or NULL: answers are only kept */
+	Jsonb	   *fallback;		/* its value, or NULL */
+	char	   *digest;			/* of the model, or NULL */
+	TimestampTz started_at;		/* first of all workers */
+
+	List	   *waiting;		/* lists of items to send, in order */
+	int64		position;		/* last item fetched */
+	bool		from_start;		/* nothing was finished since the first item */
+	bool		has_same;		/* some items have the same prompt */
+	int			ndims;			/* of embeddings, 0 = none seen */
+
+	SabotFlight flights[SABOT_MAX_FLIGHTS];
+	int			nflights;
+	bool		looked_up;		/* the server has the model */
+	bool		warm;			/* the model was loaded */
+	bool		settle;			/* a request was given up: probe first */
+	bool		careful;		/* a worker was lost: note each item first */
+	bool		only_one;		/* paused by itself: try one item */
+	bool		answered;		/* some item has had an answer */
+	bool		leaving;		/* send nothing more */
+	bool		stopped;		/* server or model is stopped */
+	int			unanswered;		/* items in a row without an answer */
+
+	TimestampTz counted_at;		/* when usage was last added */
+	int64		cpu_us;			/* this process's at that time */
+	int64		connections;	/* since that time */
+	int			most_in_flight;
+	int64		rss_bytes;
+} SabotLlmRun;
+
+/* in llm_item.c: items and their answers in sabot's tables */
+extern bool sabot_items_begin(int64 job_id);
+extern List *sabot_items_fetch(int64 job_id, int64 after, int limit,
+							   MemoryContext context);
+extern List *sabot_items_same(int64 job_id, int64 same_as, int limit,
+							  MemoryContext context);
+extern bool sabot_item_finish(const SabotLlmSpec *spec,
+							  const SabotLlmItem *item,
+							  const SabotItemEnd *end);
+extern void sabot_item_note_failure(const SabotLlmSpec *spec,
+									const SabotLlmItem *item,
+									SabotErrorClass error_class,
+									const char *error, double latency_ms,
+									bool lost);
+extern void sabot_item_survived(const SabotLlmSpec *spec,
+								const SabotLlmItem *item);
+extern int64 sabot_items_count(const SabotLlmSpec *spec,
+							   const SabotLlmUsage *usage);
+
+/* in llm_prepare.c: before the first item */
+extern bool sabot_llm_prepare(SabotLlmRun *run);
+
+/* in llm_server.c: probe, load, look up the model */
+extern bool sabot_llm_make_ready(SabotLlmRun *run, bool was_stopped);
+
+/* in llm_finish.c: what becomes of items */
+extern Jsonb *sabot_llm_value(SabotLlmRun *run, const char *text,
+							  char **violation);
+extern void sabot_llm_answered(SabotLlmRun *run, List *items,
+							   const SabotReply *reply,
+							   const SabotAnswer *answer, Jsonb **values);
+extern void sabot_llm_unanswered(SabotLlmRun *run, SabotLlmItem *item,
+								 const SabotReply *reply,
+								 const SabotAnswer *answer,
+								 bool failed_attempt);
+extern void sabot_llm_failed(SabotLlmRun *run, SabotLlmItem *item,
+							 const SabotReply *reply,
+							 const SabotAnswer *answer);
+extern void sabot_llm_reuse(SabotLlmRun *run, int64 same_as);
+extern void sabot_llm_note_careful(SabotLlmRun *run, SabotLlmItem *item);
+
+/* in llm_usage.c: what a worker uses */
+extern void sabot_usage_begin(SabotLlmRun *run);
+extern void sabot_usage_publish(SabotLlmRun *run);
+extern void sabot_usage_end(void);
+extern int64 sabot_usage_count(SabotLlmRun *run);
+extern bool sabot_usage_is_due(const SabotLlmRun *run);
+
+/* in llm_leave.c: how a worker is done with a job */
+extern void sabot_llm_complete(SabotLlmRun *run);
+extern void sabot_llm_leave(SabotLlmRun *run);
+extern void sabot_llm_pause(SabotLlmRun *run);
+extern void sabot_llm_resume(SabotLlmRun *run);
+
+/* in llm_run.c */
+extern void sabot_llm_split(SabotLlmRun *run);
+extern void sabot_llm_run(int64 job_id, bool only_one);
+
+/* in llm_worker.c */
+extern bool sabot_llm_better_job(const SabotJob *job);
+
+#endif							/* SABOT_LLM_RUN_H */

@@ -1,0 +1,148 @@
+/*-------------------------------------------------------------------------
+ *
+ * llm_usage.c
+ *		What a worker uses for a job: time, CPU, memory and connections.
+ *
+ * Published in shared memory while it goes on, and added to the job's
+ * counters about once a second, together with an item.
+ *
+ * IDENTIFICATION
+ *		src/llm/llm_usage.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+#include "llm/llm_run.h"
+
+/* Counters are brought up to date so often, in ms. */
+#define COUNT_EVERY_MS	1000
+
+/*
+ * cpu_us - CPU time this process has used, in us
+ */
+static int64
+cpu_us(void)
+{
+	struct rusage usage;
+
+	if (getrusage(RUSAGE_SELF, &usage) != 0)
+		return 0;
+	return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * USECS_PER_SEC +
+		usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
+}
+
+/*
+ * rss_bytes - resident memory of this process, in bytes; 0 if unknown
+ */
+static int64
+rss_bytes(void)
+{
+	FILE	   *file = fopen("/proc/self/statm", "r");
+	long		size;
+	long		resident;
+	int			n;
+
+	if (file == NULL)
+		return 0;
+	n = fscanf(file, "%ld %ld", &size, &resident);
+	fclose(file);
+	return n == 2 ? (int64) resident * sysconf(_SC_PAGESIZE) : 0;
+}
+
+/*
+ * sabot_usage_begin - begin to account for a job
+ */
+void
+sabot_usage_begin(SabotLlmRun *run)
+{
+	run->counted_at = GetCurrentTimestamp();
+	run->cpu_us = cpu_us();
+	run->rss_bytes = rss_bytes();
+	run->connections = 0;
+	run->most_in_flight = 0;
+	sabot_usage_publish(run);
+}
+
+/*
+ * sabot_usage_publish - tell others what is under way now
+ */
+void
+sabot_usage_publish(SabotLlmRun *run)
+{
+	SabotLlmActivity activity = {
+		.job_id = run->job->job_id,
+		.dbid = MyDatabaseId,
+		.running = 0,
+		.most_in_flight = run->most_in_flight,
+		.connections = run->connections,
+		.rss_bytes = run->rss_bytes,
+		.cpu_us = cpu_us() - run->cpu_us
+	};
+
+	for (int i = 0; i < SABOT_MAX_FLIGHTS && run->nflights > 0; i++)
+	{
+		SabotFlight *flight = &run->flights[i];
+
+		if (flight->http == NULL)
+			continue;
+		activity.running += list_length(flight->items);
+		if (activity.oldest_start == 0 ||
+			flight->started_at < activity.oldest_start)
+			activity.oldest_start = flight->started_at;
+	}
+	sabot_activity_set(&activity);
+}
+
+/*
+ * sabot_usage_end - there is nothing under way anymore
+ */
+void
+sabot_usage_end(void)
+{
+	SabotLlmActivity none = {0};
+
+	sabot_activity_set(&none);
+}
+
+/*
+ * sabot_usage_is_due - whether to bring the counters of the job up to date
+ */
+bool
+sabot_usage_is_due(const SabotLlmRun *run)
+{
+	return TimestampDifferenceExceeds(run->counted_at, GetCurrentTimestamp(),
+									  COUNT_EVERY_MS);
+}
+
+/*
+ * sabot_usage_count - bring the counters of the job up to date
+ *
+ * Returns how many items are finished.  Between sabot_own_begin() and
+ * sabot_own_end().
+ */
+int64
+sabot_usage_count(SabotLlmRun *run)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64		cpu = cpu_us();
+	SabotLlmUsage usage;
+
+	run->rss_bytes = rss_bytes();
+	usage.run_ms = (now - run->counted_at) / 1000.0;
+	usage.cpu_ms = (cpu - run->cpu_us) / 1000.0;
+	usage.connections = run->connections;
+	usage.most_in_flight = run->most_in_flight;
+	usage.rss_bytes = run->rss_bytes;
+	run->counted_at = now;
+	run->cpu_us = cpu;
+	run->connections = 0;
+	return sabot_items_count(run->spec, &usage);
+}

@@ -1,0 +1,339 @@
+/*-------------------------------------------------------------------------
+ *
+ * llm_worker.c
+ *		What LLM workers, probers and the launcher do for the lane.
+ *
+ * The callbacks of the pool's work source for LLM workers.  A worker looks
+ * for a job of its pair in the table, as there are few of them and each has
+ * many items: by priority, then those that ask the same of the same server
+ * as the last one, so that no model is loaded in vain, then by id.
+ *
+ * IDENTIFICATION
+ *		src/llm/llm_worker.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "llm/llm_run.h"
+
+/* A worker without work stays so long, in s: the next job may come soon. */
+static const int idle_timeout = 5;
+
+/* A pair is served this long, in ms, before another one's turn may come. */
+#define LLM_SLICE_MS	1000
+
+/* Jobs looked at, in the order in which they are to run. */
+#define CANDIDATES		100
+
+/* A job that could be run. */
+typedef struct Candidate
+{
+	int64		job_id;
+	int32		priority;
+	bool		only_one;
+} Candidate;
+
+static int64 last_job = 0;
+
+/*
+ * attach - a worker has connected
+ */
+static void
+attach(void)
+{
+	uint64		wake_seq = sabot_pool_wake_seq(sabot_my_pair());
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = sabot_catalog(true) != NULL;
+	CommitTransactionCommand();
+	if (!exists)
+	{
+		(void) sabot_pool_forgive_pair(sabot_my_pair(), wake_seq);
+		proc_exit(0);
+	}
+	sabot_queue_load();
+}
+
+/*
+ * pair_values - the first two parameters of every statement here
+ */
+static void
+pair_values(Datum *values)
+{
+	values[0] = ObjectIdGetDatum(GetSessionUserId());
+	values[1] = Int64GetDatum(sabot_catalog(false)->home);
+}
+
+/*
+ * queue_due - make scheduled jobs of our pair ready that are due
+ */
+static void
+queue_due(void)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[2];
+
+	pair_values(values);
+	sabot_spi("UPDATE sabot.job SET state = 'queued' WHERE job_id IN"
+			  " (SELECT j.job_id FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
+			  " WHERE j.owner = $1 AND j.home = $2 AND j.state = 'scheduled'"
+			  " AND j.run_after <= clock_timestamp() FOR UPDATE OF j SKIP LOCKED)",
+			  2, types, values, NULL, 0);
+}
+
+/*
+ * next_due - when a job of our pair will be ready that is not yet, 0 = none
+ */
+static TimestampTz
+next_due(void)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[2];
+	bool		isnull;
+	Datum		due;
+
+	pair_values(values);
+	sabot_spi("SELECT min(CASE j.state WHEN 'scheduled' THEN j.run_after ELSE l.retry_at END)"
+			  " FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
+			  " WHERE j.owner = $1 AND j.home = $2 AND (j.state = 'scheduled'"
+			  " OR (j.state = 'paused' AND l.retry_at IS NOT NULL))",
+			  2, types, values, NULL, 0);
+	due = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+						&isnull);
+	return isnull ? 0 : DatumGetTimestampTz(due);
+}
+
+/*
+ * is_open - whether the server and model of a candidate are not stopped
+ *
+ * From the columns url and model of SPI's result; lowers *due to when they
+ * are to be probed.
+ */
+static bool
+is_open(int row, TimestampTz *due)
+{
+	HeapTuple	tuple = SPI_tuptable->vals[row];
+	TupleDesc	desc = SPI_tuptable->tupdesc;
+	char	   *url = SPI_getvalue(tuple, desc, 4);
+	char	   *model = SPI_getvalue(tuple, desc, 5);
+	TimestampTz next_probe;
+
+	if (url == NULL)
+		return true;			/* it is for the job to fail */
+	if (!sabot_gate_is_closed(sabot_url_origin(url), model, &next_probe, NULL))
+		return true;
+	if (*due == 0 || next_probe < *due)
+		*due = next_probe;
+	return false;
+}
+
+/*
+ * find_candidates - the jobs of our pair that could be run now, in order
+ *
+ * Fills up to CANDIDATES; returns how many.  *due is when there may be more,
+ * 0 if that is not known.  In no transaction.
+ */
+static int
+find_candidates(Candidate *candidates, TimestampTz *due)
+{
+	Oid			types[] = {OIDOID, INT8OID, INT8OID, TEXTOID};
+	Datum		values[4];
+	SabotOwn	own;
+	int			nrows;
+	int			n = 0;
+
+	sabot_own_start_transaction(&own);
+	queue_due();
+	*due = next_due();
+	pair_values(values);
+	values[2] = Int64GetDatum(last_job);
+	values[3] = CStringGetTextDatum(SABOT_DEFAULT_URL);
+	nrows = sabot_spi("SELECT j.job_id, j.priority, j.state = 'paused',"
+					  " COALESCE(e.url, CASE l.endpoint WHEN 'default' THEN $4 END), l.model"
+					  " FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
+					  " LEFT JOIN sabot.llm_endpoint e ON e.name = l.endpoint"
+					  " LEFT JOIN sabot.llm_job p ON p.job_id = $3"
+					  " WHERE j.owner = $1 AND j.home = $2 AND (j.state = 'queued'"
+					  " OR (j.state = 'paused' AND l.retry_at <= clock_timestamp()))"
+					  " ORDER BY j.priority DESC, j.job_id <> $3,"
+					  " (l.endpoint, l.model) IS DISTINCT FROM (p.endpoint, p.model)"
+					  " OR l.options IS DISTINCT FROM p.options, j.job_id LIMIT 100",
+					  4, types, values, NULL, 0);
+	for (int i = 0; i < nrows; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+
+		if (!is_open(i, due))
+			continue;
+		candidates[n].job_id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
+		candidates[n].priority = DatumGetInt32(SPI_getbinval(tuple, desc, 2, &isnull));
+		candidates[n].only_one = DatumGetBool(SPI_getbinval(tuple, desc, 3, &isnull));
+		n++;
+	}
+	sabot_own_commit_transaction(&own);
+	return n;
+}
+
+/*
+ * sabot_llm_better_job - whether a job waits that goes before ours
+ *
+ * In no transaction.
+ */
+bool
+sabot_llm_better_job(const SabotJob *job)
+{
+	Candidate	candidates[CANDIDATES];
+	SabotSlot	slot;
+	TimestampTz due;
+	int			n = find_candidates(candidates, &due);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (candidates[i].priority <= job->priority)
+			return false;
+		if (!sabot_pool_find_work(MyDatabaseId, candidates[i].job_id, &slot))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * run_next - run the next job there is to run; false if there is none
+ */
+static bool
+run_next(void)
+{
+	uint64		wake_seq = sabot_pool_wake_seq(sabot_my_pair());
+	Candidate	candidates[CANDIDATES];
+	TimestampTz due = 0;
+	bool		blocked = sabot_queue_is_blocked(SABOT_LLM_QUEUE);
+	int			n = 0;
+
+	sabot_pool_set_due(sabot_my_pair(), 0);
+	if (!blocked)
+		n = find_candidates(candidates, &due);
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!sabot_pool_begin_work(candidates[i].job_id,
+								   sabot_queue_tag(SABOT_LLM_QUEUE)))
+			continue;
+		sabot_pool_took_work(sabot_my_pair());
+		last_job = candidates[i].job_id;
+		sabot_llm_run(candidates[i].job_id, candidates[i].only_one);
+		return true;
+	}
+	if (due != 0)
+		sabot_pool_wake(sabot_my_pair(), 0, due);
+	sabot_pool_no_work(sabot_my_pair(), wake_seq);
+	if (blocked || due != 0)
+		sabot_pool_hold(sabot_my_pair());
+	return false;
+}
+
+/*
+ * detach - a worker is about to exit
+ */
+static void
+detach(bool interrupted)
+{
+}
+
+/*
+ * probe - have workers started for the roles that have LLM jobs here
+ */
+static void
+probe(void)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[1];
+	MemoryContext context = CurrentMemoryContext;
+	List	   *owners = NIL;
+	ListCell   *lc;
+	SabotOwn	own;
+	bool		exists;
+	int			n;
+
+	StartTransactionCommand();
+	exists = sabot_catalog(true) != NULL;
+	CommitTransactionCommand();
+	if (!exists)
+		return;
+	sabot_own_start_transaction(&own);
+	values[0] = Int64GetDatum(sabot_catalog(false)->home);
+	n = sabot_spi("SELECT DISTINCT j.owner FROM sabot.llm_job l"
+				  " JOIN sabot.job j ON j.job_id = l.job_id WHERE j.home = $1"
+				  " AND (j.state IN ('queued', 'scheduled') OR l.retry_at IS NOT NULL)",
+				  1, types, values, NULL, 0);
+	for (int i = 0; i < n; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		bool		isnull;
+
+		owners = lappend_oid(owners,
+							 DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+															SPI_tuptable->tupdesc, 1, &isnull)));
+		MemoryContextSwitchTo(old);
+	}
+	sabot_own_commit_transaction(&own);
+	MemoryContextSwitchTo(context);
+	foreach(lc, owners)
+		sabot_jobs_probe_owner(lfirst_oid(lc), SABOT_LLM_WORKERS);
+}
+
+/*
+ * bury - a worker died at work: its job is an orphan, its permits are free
+ */
+static void
+bury(int slotno, const SabotSlot *slot)
+{
+	sabot_attempt_bury(slotno, slot);
+	sabot_permit_free_dead();
+}
+
+/*
+ * stopping - a worker is dying; whether its work is lost
+ */
+static bool
+stopping(bool server_stops)
+{
+	if (server_stops)
+		sabot_attempt_end();
+	return !server_stops;
+}
+
+static const SabotWorkSource llm_work_source = {
+	.type = "sabot llm",
+	.limit = &sabot_llm_workers,
+	.idle_timeout = &idle_timeout,
+	.slice_ms = LLM_SLICE_MS,
+	.attach = attach,
+	.run_next = run_next,
+	.detach = detach,
+	.probe = probe,
+	.bury = bury,
+	.stopping = stopping
+};
+
+/*
+ * sabot_llm_work_source - what the pool's processes do for this room
+ */
+const SabotWorkSource *
+sabot_llm_work_source(void)
+{
+	return &llm_work_source;
+}
