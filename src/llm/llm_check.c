@@ -19,7 +19,6 @@
 
 #include <curl/curl.h>
 
-#include "access/xact.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
@@ -27,7 +26,6 @@
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 #include "utils/wait_event.h"
@@ -98,76 +96,21 @@ ms_text(int64 us)
 }
 
 /*
- * is_expected - is an error about the endpoint itself?
- */
-static bool
-is_expected(int sqlerrcode)
-{
-	return sqlerrcode == ERRCODE_UNDEFINED_OBJECT ||
-		sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ||
-		sqlerrcode == ERRCODE_CONFIG_FILE_ERROR ||
-		sqlerrcode == ERRCODE_UNDEFINED_FILE ||
-		sqlerrcode == ERRCODE_IO_ERROR;
-}
-
-/*
- * read_endpoint - the endpoint, or why it cannot be used
- *
- * Returns NULL with *error set.  Raises errors that are not about it.
- */
-static SabotEndpoint *
-read_endpoint(const char *name, ErrorData **error)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	SabotEndpoint *volatile endpoint = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		endpoint = sabot_endpoint_read(name, GetUserId());
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		*error = CopyErrorData();
-		if (!is_expected((*error)->sqlerrcode))
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return endpoint;
-}
-
-/*
  * try_endpoint - row "endpoint"
  */
 static bool
 try_endpoint(Check *check, const char *name)
 {
-	ErrorData  *error = NULL;
-	char	   *advice = NULL;
+	SabotEndpointProblem problem;
 
-	check->endpoint = read_endpoint(name, &error);
-	if (check->endpoint)
-		return put(check, "endpoint", true,
-				   psprintf("\"%s\": %s, api %s, max_in_flight %d", name,
-							check->endpoint->url,
-							check->endpoint->api == SABOT_API_OLLAMA ? "ollama" : "openai",
-							check->endpoint->max_in_flight), NULL);
-	if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT ||
-		error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
-		advice = error->hint;
-	else
-		advice = "Make the file readable for the server's user, or give the secret again with sabot.add_llm_endpoint().";
-	return put(check, "endpoint", false,
-			   error->detail ? psprintf("%s: %s", error->message, error->detail) :
-			   error->message, advice);
+	check->endpoint = sabot_endpoint_find(name, GetUserId(), &problem);
+	if (check->endpoint == NULL)
+		return put(check, "endpoint", false, problem.message, problem.hint);
+	return put(check, "endpoint", true,
+			   psprintf("\"%s\": %s, api %s, max_in_flight %d", name,
+						check->endpoint->url,
+						check->endpoint->api == SABOT_API_OLLAMA ? "ollama" : "openai",
+						check->endpoint->max_in_flight), NULL);
 }
 
 /*
@@ -296,7 +239,7 @@ try_version(Check *check)
 }
 
 /*
- * is_listed - is a model among these names?
+ * is_listed - is a model among these names, as it is or with Ollama's tag?
  */
 static bool
 is_listed(List *models, const char *model)

@@ -167,117 +167,132 @@ usable_endpoints(Oid role)
 /*
  * hint_usable - the hint that names the endpoints which a role may use
  */
-static int
+static char *
 hint_usable(Oid role)
 {
 	char	   *names = usable_endpoints(role);
 
 	if (names == NULL)
-		return errhint("Endpoints are added by sabot.add_llm_endpoint().");
-	return errhint("Endpoints that role \"%s\" may use: %s.",
-				   GetUserNameFromId(role, false), names);
+		return pstrdup("Endpoints are added by sabot.add_llm_endpoint().");
+	return psprintf("Endpoints that role \"%s\" may use: %s.",
+					GetUserNameFromId(role, false), names);
 }
 
 /*
- * refuse_file - raise an error about the file with a secret
+ * file_problem - say what is wrong with the file that has a secret
  *
- * errno says what is wrong, or if it is 0, problem.
+ * error is an errno, or 0 for what detail says.
  */
 static void
-refuse_file(const char *name, const char *path, const char *problem)
+file_problem(SabotEndpointProblem *problem, const char *name,
+			 const char *path, int error, const char *detail)
 {
-	if (errno != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not read the secret of LLM endpoint \"%s\" from file \"%s\": %m",
-						name, path)));
-	ereport(ERROR,
-			(errcode(ERRCODE_CONFIG_FILE_ERROR),
-			 errmsg("could not read the secret of LLM endpoint \"%s\" from file \"%s\"",
-					name, path),
-			 errdetail("%s", problem)));
+	problem->sqlerrcode = error == 0 ? ERRCODE_CONFIG_FILE_ERROR :
+		error == ENOENT || error == ENOTDIR ? ERRCODE_UNDEFINED_FILE :
+		error == EACCES || error == EPERM ? ERRCODE_INSUFFICIENT_PRIVILEGE :
+		ERRCODE_IO_ERROR;
+	problem->message = psprintf("could not read the secret of LLM endpoint \"%s\" from file \"%s\": %s",
+								name, path, error ? strerror(error) : detail);
+	problem->hint = "Make the file readable for the server's user, or give the secret again with sabot.add_llm_endpoint().";
 }
 
 /*
- * read_start - the first bytes of a file; returns how many
+ * read_start - the first bytes of a file; returns how many, -1 if it cannot
+ * be read, with errno set or 0 if it is no file
  *
  * It is not waited for anybody who writes to it, in case it is no file.
  */
-static size_t
-read_start(const char *name, const char *path, char *buf, size_t size)
+static ssize_t
+read_start(const char *path, char *buf, size_t size)
 {
 	int			fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | PG_BINARY);
 	struct stat st;
-	size_t		len = 0;
+	ssize_t		len = 0;
+	ssize_t		n = -1;
+	int			error;
 
-	if (fd < 0 || fstat(fd, &st) != 0)
-		refuse_file(name, path, NULL);
+	if (fd < 0)
+		return -1;
 	errno = 0;
-	if (!S_ISREG(st.st_mode))
-		refuse_file(name, path, "It is not a regular file.");
-	while (len < size)
-	{
-		ssize_t		n = read(fd, buf + len, size - len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			refuse_file(name, path, NULL);
-		if (n == 0)
-			break;
-		len += n;
-	}
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+		do
+		{
+			n = read(fd, buf + len, size - len);
+			len += Max(n, 0);
+		} while (n > 0 && len < size);
+	error = errno;
 	CloseTransientFile(fd);
-	return len;
+	errno = error;
+	return n < 0 ? -1 : len;
 }
 
 /*
  * read_secret_file - the first line of a file, without blanks around it
  *
- * Raises what is wrong with the file, without what is in it.
+ * NULL with what is wrong with the file, and without what is in it, if that
+ * is no secret.
  */
 static char *
-read_secret_file(const char *name, const char *path)
+read_secret_file(const char *name, const char *path,
+				 SabotEndpointProblem *problem)
 {
 	char	   *line = palloc(SABOT_MAX_SECRET_LEN + 2);
-	size_t		len = read_start(name, path, line, SABOT_MAX_SECRET_LEN + 1);
+	ssize_t		len = read_start(path, line, SABOT_MAX_SECRET_LEN + 1);
+	const char *wrong = NULL;
 
+	if (len < 0)
+	{
+		file_problem(problem, name, path, errno, "it is not a regular file");
+		return NULL;
+	}
 	line[len] = '\0';
 	line[strcspn(line, "\r\n")] = '\0';
 	len = strlen(line);
-	errno = 0;
 	if (len > SABOT_MAX_SECRET_LEN)
-		refuse_file(name, path, "Its first line is too long.");
+		wrong = "its first line is too long";
 	while (len > 0 && (line[len - 1] == ' ' || line[len - 1] == '\t'))
 		line[--len] = '\0';
 	line += strspn(line, " \t");
 	if (line[0] == '\0')
-		refuse_file(name, path, "Its first line is empty.");
-	for (const char *p = line; *p != '\0'; p++)
+		wrong = "its first line is empty";
+	for (const char *p = line; *p != '\0' && wrong == NULL; p++)
 		if ((unsigned char) *p < ' ' || *p == '\x7f')
-			refuse_file(name, path, "Its first line has control characters.");
-	return line;
+			wrong = "its first line has control characters";
+	if (wrong == NULL)
+		return line;
+	file_problem(problem, name, path, 0, wrong);
+	return NULL;
 }
 
 /*
- * the_secret - the token that a row of sabot.llm_secret stands for
+ * fill_secret - set the token that a row of sabot.llm_secret stands for
+ *
+ * Returns false with what is wrong with its file, if it is kept in one.
  */
-static char *
-the_secret(const char *name, const char *secret)
+static bool
+fill_secret(SabotEndpoint *endpoint, const char *secret,
+			SabotEndpointProblem *problem)
 {
 	const size_t prefix = strlen(SABOT_SECRET_FILE);
 
-	if (secret == NULL || strncmp(secret, SABOT_SECRET_FILE, prefix) != 0)
-		return secret ? pstrdup(secret) : NULL;
-	return read_secret_file(name, secret + prefix);
+	if (secret == NULL)
+		return true;
+	if (strncmp(secret, SABOT_SECRET_FILE, prefix) == 0)
+		endpoint->secret = read_secret_file(endpoint->name, secret + prefix,
+											problem);
+	else
+		endpoint->secret = pstrdup(secret);
+	return endpoint->secret != NULL;
 }
 
 /*
  * fill_endpoint - an endpoint from the row that SPI has read, or, if it has
  * none, the one that is there without
+ *
+ * NULL with what is wrong with its secret.
  */
 static SabotEndpoint *
-fill_endpoint(const char *name, bool has_row)
+fill_endpoint(const char *name, bool has_row, SabotEndpointProblem *problem)
 {
 	SabotEndpoint *endpoint = palloc0(sizeof(SabotEndpoint));
 	const char *value[5] = {SABOT_DEFAULT_URL, "ollama", "1", NULL, NULL};
@@ -291,65 +306,90 @@ fill_endpoint(const char *name, bool has_row)
 	endpoint->api = strcmp(value[1], "openai") == 0 ? SABOT_API_OPENAI :
 		SABOT_API_OLLAMA;
 	endpoint->max_in_flight = pg_strtoint32(value[2]);
-	endpoint->secret = the_secret(name, value[4]);
-	return endpoint;
+	return fill_secret(endpoint, value[4], problem) ? endpoint : NULL;
 }
 
 /*
- * find_endpoint - read the row of an endpoint that a role is to use
+ * find_row - read the row of an endpoint that a role is to use
  *
- * Returns whether there is a row; it is SPI's result then: url, api,
- * max_in_flight, roles and secret.
+ * Returns false with what is wrong.  *has_row says whether there is a row; it
+ * is SPI's result then: url, api, max_in_flight, roles and secret.
  */
 static bool
-find_endpoint(const char *name, Oid role)
+find_row(const char *name, Oid role, bool *has_row,
+		 SabotEndpointProblem *problem)
 {
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(name)};
-	bool		has_row;
 
-	has_row = sabot_spi("SELECT e.url, e.api, e.max_in_flight, e.roles, s.secret"
-						" FROM sabot.llm_endpoint e"
-						" LEFT JOIN sabot.llm_secret s ON s.endpoint = e.name"
-						" WHERE e.name = $1",
-						1, types, values, NULL, 0) > 0;
-	if (!has_row && strcmp(name, SABOT_DEFAULT_ENDPOINT) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("LLM endpoint \"%s\" does not exist", name),
-				 hint_usable(role)));
-	if (has_row && !may_use(role, column_roles(0, 4)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for LLM endpoint \"%s\"", name),
-				 hint_usable(role)));
-	return has_row;
+	*has_row = sabot_spi("SELECT e.url, e.api, e.max_in_flight, e.roles, s.secret"
+						 " FROM sabot.llm_endpoint e"
+						 " LEFT JOIN sabot.llm_secret s ON s.endpoint = e.name"
+						 " WHERE e.name = $1",
+						 1, types, values, NULL, 0) > 0;
+	if (*has_row ? may_use(role, column_roles(0, 4)) :
+		strcmp(name, SABOT_DEFAULT_ENDPOINT) == 0)
+		return true;
+	problem->sqlerrcode = *has_row ? ERRCODE_INSUFFICIENT_PRIVILEGE :
+		ERRCODE_UNDEFINED_OBJECT;
+	problem->message = *has_row ?
+		psprintf("permission denied for LLM endpoint \"%s\"", name) :
+		psprintf("LLM endpoint \"%s\" does not exist", name);
+	problem->hint = hint_usable(role);
+	return false;
 }
 
 /*
- * sabot_endpoint_read - the endpoint with this name, for a role
+ * sabot_endpoint_find - the endpoint with this name, for a role; or NULL with
+ * what is wrong
  *
- * In a transaction, with SPI connected or not.  Palloc'd.  Raises 42704 if
- * there is none, 42501 if the role may not use it, and what is wrong with the
- * file that has its secret.
+ * In a transaction, with SPI connected or not.  Palloc'd.  Wrong can be that
+ * there is none (42704), that the role may not use it (42501), or the file
+ * that has its secret.
  */
 SabotEndpoint *
-sabot_endpoint_read(const char *name, Oid role)
+sabot_endpoint_find(const char *name, Oid role, SabotEndpointProblem *problem)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext old;
-	SabotEndpoint *endpoint;
+	SabotEndpoint *endpoint = NULL;
 	SabotOwn	own;
 	bool		has_row;
 
 	(void) sabot_endpoint_table();
 	SPI_connect();
 	sabot_own_begin(&own);
-	has_row = find_endpoint(name, role);
-	old = MemoryContextSwitchTo(caller);
-	endpoint = fill_endpoint(name, has_row);
-	MemoryContextSwitchTo(old);
+	if (find_row(name, role, &has_row, problem))
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		endpoint = fill_endpoint(name, has_row, problem);
+		MemoryContextSwitchTo(old);
+	}
+	if (endpoint == NULL)
+	{
+		problem->message = MemoryContextStrdup(caller, problem->message);
+		problem->hint = MemoryContextStrdup(caller, problem->hint);
+	}
 	sabot_own_end(&own);
 	SPI_finish();
+	return endpoint;
+}
+
+/*
+ * sabot_endpoint_read - the endpoint with this name, for a role
+ *
+ * As sabot_endpoint_find(), but raises what is wrong.
+ */
+SabotEndpoint *
+sabot_endpoint_read(const char *name, Oid role)
+{
+	SabotEndpointProblem problem;
+	SabotEndpoint *endpoint = sabot_endpoint_find(name, role, &problem);
+
+	if (endpoint == NULL)
+		ereport(ERROR,
+				(errcode(problem.sqlerrcode),
+				 errmsg("%s", problem.message),
+				 errhint("%s", problem.hint)));
 	return endpoint;
 }

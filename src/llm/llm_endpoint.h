@@ -12,6 +12,8 @@
 #ifndef SABOT_LLM_ENDPOINT_H
 #define SABOT_LLM_ENDPOINT_H
 
+#include "llm/llm.h"
+
 /* The endpoint that is there without a row. */
 #define SABOT_DEFAULT_ENDPOINT "default"
 
@@ -19,6 +21,16 @@
 #define SABOT_SECRET_FILE "file:"
 #define SABOT_MAX_SECRET_LEN (8 * 1024)
 
+/* Why a role cannot use an endpoint; palloc'd. */
+typedef struct SabotEndpointProblem
+{
+	int			sqlerrcode;
+	const char *message;
+	const char *hint;
+} SabotEndpointProblem;
+
 extern Oid	sabot_endpoint_table(void);
+extern SabotEndpoint *sabot_endpoint_find(const char *name, Oid role,
+										  SabotEndpointProblem *problem);
 
 #endif							/* SABOT_LLM_ENDPOINT_H */

@@ -304,6 +304,8 @@ permit_exit(int code, Datum arg)
 static void
 become_holder(void)
 {
+	static bool registered = false;
+
 	if (mine != NULL)
 		return;
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
@@ -322,7 +324,23 @@ become_holder(void)
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("too many processes use model servers"),
 				 errdetail("At most %d can at once.", MAX_HOLDERS)));
-	on_shmem_exit(permit_exit, 0);
+	if (!registered)
+		on_shmem_exit(permit_exit, 0);
+	registered = true;
+}
+
+/*
+ * stop_holding_locked - give back the entry of this process if it is not used
+ *
+ * A session that has asked once must not keep it until its end.
+ */
+static void
+stop_holding_locked(void)
+{
+	if (mine->held > 0 || mine->ticket != 0 || mine->activity.job_id != 0)
+		return;
+	memset(mine, 0, sizeof(*mine));
+	mine = NULL;
 }
 
 /*
@@ -417,6 +435,7 @@ sabot_permit_take(const char *origin, const char *model, int limit,
 		mine->ticket = 0;
 		result = SABOT_GATE_CLOSED;
 	}
+	stop_holding_locked();
 	LWLockRelease(shared->lock);
 	if (server == NULL)
 		ereport(ERROR,
@@ -442,6 +461,7 @@ sabot_permit_give(const char *origin)
 		server->in_flight--;
 		stop_probing_locked(mine->pid);
 		wake_next_locked(server);
+		stop_holding_locked();
 	}
 	LWLockRelease(shared->lock);
 }
@@ -460,6 +480,7 @@ sabot_permit_leave_line(void)
 		mine->ticket = 0;
 		wake_next_locked(&shared->servers[mine->server]);
 	}
+	stop_holding_locked();
 	LWLockRelease(shared->lock);
 }
 
@@ -601,7 +622,7 @@ sabot_permit_note_request(const char *origin, bool new_connection)
 	Server	   *server;
 
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	server = find_server_locked(origin, false);
+	server = find_server_locked(origin, true);
 	if (server)
 	{
 		server->requests++;
@@ -655,6 +676,7 @@ sabot_activity_set(const SabotLlmActivity *activity)
 	become_holder();
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	mine->activity = *activity;
+	stop_holding_locked();
 	LWLockRelease(shared->lock);
 }
 

@@ -32,6 +32,7 @@
 #include "llm/llm.h"
 #include "llm/llm_endpoint.h"
 #include "llm/llm_look.h"
+#include "llm/llm_mapping.h"
 
 #define MAX_TIMEOUT_MS (24 * 3600 * INT64CONST(1000))
 #define MAX_BATCH_SIZE 2048
@@ -168,6 +169,19 @@ refuse_later_features(FunctionCallInfo fcinfo, const ArgPlaces *at)
 }
 
 /*
+ * check_format - raise 22023 unless format is a JSON schema that an api takes
+ */
+static void
+check_format(Jsonb *format)
+{
+	JsonbValue	value;
+
+	sabot_schema_check(format);
+	if (JsonbExtractScalar(&format->root, &value) && value.type == jbvBool)
+		invalid("format must be a JSON object");
+}
+
+/*
  * check_options - raise 22023 unless options is an object without the keys
  * that the lane sets itself
  */
@@ -286,7 +300,7 @@ read_arguments(FunctionCallInfo fcinfo, const ArgPlaces *at)
 	spec->system = optional_text(fcinfo, at->system);
 	spec->format = optional_jsonb(fcinfo, at->format);
 	if (spec->format)
-		sabot_schema_check(spec->format);
+		check_format(spec->format);
 	spec->options = optional_jsonb(fcinfo, at->options);
 	if (spec->options)
 		check_options(spec->options);
@@ -364,6 +378,29 @@ set_target(SabotLlmSpec *spec, Oid target)
 }
 
 /*
+ * check_conversion - raise what converting the fallback raises, if all of it
+ * goes into a column that no JSON is made into
+ */
+static void
+check_conversion(const SabotLlmSpec *spec, const SabotMapping *mapping)
+{
+	SabotMappedColumn *column = mapping->columns;
+	Oid			base;
+	Oid			input;
+	Oid			ioparam;
+
+	if (mapping->is_object || mapping->ncolumns != 1 || spec->format)
+		return;
+	base = getBaseType(column->type);
+	if (base == JSONOID || base == JSONBOID || type_is_array(base) ||
+		get_typtype(base) == TYPTYPE_COMPOSITE)
+		return;
+	getTypeInputInfo(column->type, &input, &ioparam);
+	(void) OidInputFunctionCall(input, spec->fallback, ioparam,
+								column->typmod);
+}
+
+/*
  * check_together - whether source, prompt, target, key, output, format and
  * fallback fit each other; completes the format
  *
@@ -381,11 +418,13 @@ check_together(SabotLlmSpec *spec)
 	mapping = sabot_mapping_create(spec);
 	if (spec->format == NULL && !spec->embedding)
 		spec->format = sabot_mapping_schema(mapping);
-	if (spec->fallback &&
-		sabot_mapping_value(mapping, spec, spec->fallback, &violation) == NULL)
+	if (spec->fallback == NULL)
+		return;
+	if (sabot_mapping_value(mapping, spec, spec->fallback, &violation) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("fallback is no answer that fits: %s", violation)));
+	check_conversion(spec, mapping);
 }
 
 /*

@@ -152,7 +152,7 @@ sabot_url_checked(const char *url)
 		invalid_url("It has no scheme or no host, or cannot be understood.");
 	if (!is_web(&parts))
 		invalid_url("Its scheme is neither http nor https.");
-	if (parts.host[0] == '\0' || parts.port[0] == '\0')
+	if (parts.host[0] == '\0' || atoi(parts.port) == 0)
 		invalid_url("Its host is too long, or its port is none.");
 	return result;
 }
