@@ -102,10 +102,10 @@ is_privileged(Oid owner)
 }
 
 /*
- * sees_all_jobs - whether the caller may know of every role's jobs
+ * sabot_sees_all_jobs - whether the caller may know of every role's jobs
  */
-static bool
-sees_all_jobs(void)
+bool
+sabot_sees_all_jobs(void)
 {
 	return has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
 		has_privs_of_role(GetUserId(), sabot_catalog(false)->owner);
@@ -136,7 +136,7 @@ sabot_may_see(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(is_privileged(effective_owner(PG_GETARG_OID(0),
 												 PG_GETARG_NAME(1),
 												 PG_GETARG_INT64(2))) ||
-				   sees_all_jobs());
+				   sabot_sees_all_jobs());
 }
 
 /*
@@ -185,7 +185,7 @@ sabot_running_job(PG_FUNCTION_ARGS)
 {
 	SabotSlot  *slots;
 	int			nslots = sabot_pool_nslots();
-	bool		all = sees_all_jobs();
+	bool		all = sabot_sees_all_jobs();
 
 	InitMaterializedSRF(fcinfo, 0);
 	slots = palloc0(sizeof(SabotSlot) * Max(nslots, 1));
@@ -439,7 +439,7 @@ sabot_wait_reason(PG_FUNCTION_ARGS)
 	if (!is_waiting_state(job.state))
 		PG_RETURN_NULL();
 	if (job.home == sabot_catalog(false)->home &&
-		!is_privileged(job.owner) && !sees_all_jobs())
+		!is_privileged(job.owner) && !sabot_sees_all_jobs())
 		PG_RETURN_NULL();
 
 	job.queue = text_arg(fcinfo, 2);

@@ -5,7 +5,8 @@
  *
  * CREATE EXTENSION grants nothing to anybody.  A list here, and not in the
  * reader's head, says what belongs together; the views show each role its
- * own jobs, and the functions touch no others.
+ * own jobs, and the functions touch no others.  The room above has a list of
+ * its own.
  *
  * IDENTIFICATION
  *		src/jobs/job_usage.c
@@ -41,6 +42,15 @@ PG_FUNCTION_INFO_V1(sabot_warn_unless_preloaded);
 	" sabot.pool_counters, sabot.profile_rows, sabot.pair_failures"
 
 /*
+ * list - a list of objects, with those that the room above adds
+ */
+static char *
+list(const char *ours, const char *added)
+{
+	return added ? psprintf("%s, %s", ours, added) : pstrdup(ours);
+}
+
+/*
  * change_usage - run a GRANT or REVOKE for each kind of object
  *
  * verb and preposition are GRANT and TO, or REVOKE and FROM.  Raises what
@@ -50,10 +60,11 @@ static void
 change_usage(const char *verb, const char *preposition, Oid role)
 {
 	const char *name = quote_identifier(GetUserNameFromId(role, false));
+	const SabotJobExtra *extra = sabot_job_extra();
 	const char *const what[] = {
 		"USAGE ON SCHEMA sabot",
-		"SELECT ON " VIEWS,
-		"EXECUTE ON ROUTINE " ROUTINES
+		list("SELECT ON " VIEWS, extra ? extra->views : NULL),
+		list("EXECUTE ON ROUTINE " ROUTINES, extra ? extra->routines : NULL)
 	};
 
 	SPI_connect();

@@ -246,11 +246,13 @@ extern void sabot_ready_end_fill(const char *queue, bool more, int32 priority,
 extern bool sabot_ready_lane_to_fill(char *queue);
 extern bool sabot_ready_is_stocked(const char *queue);
 
-/* What the room above adds to jobs of its queue. */
+/* What the room above adds to jobs of its queue, and to grant_usage(). */
 typedef struct SabotJobExtra
 {
 	char	   *(*wait_reason) (int64 job_id);	/* or NULL, in a transaction */
 	void		(*forget) (Datum job_ids);	/* bigint[]: they were purged */
+	const char *views;			/* for GRANT: names with commas between */
+	const char *routines;
 } SabotJobExtra;
 
 /* in job_kind.c: which crew runs a job, and what it knows of it */
@@ -260,6 +262,9 @@ extern void sabot_job_set_extra(const SabotJobExtra *extra);
 extern const SabotJobExtra *sabot_job_extra(void);
 extern void sabot_job_note_units(int64 job_id, int64 total, int64 done,
 								 int64 failed);
+
+/* in job_status.c */
+extern bool sabot_sees_all_jobs(void);
 
 /* in job_queue.c: pause and limits of queues, in shared memory */
 extern Size sabot_queue_shmem_size(void);
