@@ -183,18 +183,32 @@ extern bool sabot_gate_is_closed(const char *origin, const char *model,
 extern void sabot_permit_note_request(const char *origin,
 									  bool new_connection);
 extern bool sabot_server_state(const char *origin, SabotServerState *state);
+extern int	sabot_gate_copy(const char *origin,
+							char (**models)[SABOT_MODEL_LEN]);
 
-/* What a worker publishes of the job it runs, for the views. */
+/* Items under way that are named; more are only counted. */
+#define SABOT_SHOWN_ITEMS	64
+
+/*
+ * What a worker publishes of the job it runs, for the views.  run_ms, cpu_ms
+ * and connections are the job's, by all workers, and at least what its
+ * counters say: who reads both takes the larger one.
+ */
 typedef struct SabotLlmActivity
 {
 	int64		job_id;			/* 0 = none */
 	Oid			dbid;
-	int			running;		/* requests open now */
+	Oid			roleid;			/* the job's owner */
+	int			running;		/* items whose requests are open now */
+	int			nitems;			/* of these, in items */
+	int64		items[SABOT_SHOWN_ITEMS];
 	int			most_in_flight;
 	TimestampTz oldest_start;	/* of the oldest open request, 0 if none */
-	int64		connections;	/* opened for this job by this worker */
+	TimestampTz counted_at;		/* run_ms goes on from here */
+	double		run_ms;
+	double		cpu_ms;
+	int64		connections;
 	int64		rss_bytes;
-	int64		cpu_us;			/* used for this job by this worker */
 } SabotLlmActivity;
 
 extern void sabot_activity_set(const SabotLlmActivity *activity);

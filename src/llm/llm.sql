@@ -132,6 +132,7 @@ CREATE TABLE llm_count (
 	skipped       bigint  NOT NULL DEFAULT 0,
 	reused        bigint  NOT NULL DEFAULT 0,
 	answered      bigint  NOT NULL DEFAULT 0,
+	attempts      bigint  NOT NULL DEFAULT 0,
 	counted_at    timestamptz NOT NULL DEFAULT '-infinity',
 	run_ms        double precision NOT NULL DEFAULT 0,
 	cpu_ms        double precision NOT NULL DEFAULT 0,
@@ -143,6 +144,7 @@ CREATE TABLE llm_count (
 COMMENT ON TABLE llm_count IS
 	'answers counted so far, and what the worker has used';
 COMMENT ON COLUMN llm_count.answered IS 'items that the model has answered';
+COMMENT ON COLUMN llm_count.attempts IS 'requests made for the items counted';
 COMMENT ON COLUMN llm_count.counted_at IS 'finished_at of the last answer counted';
 COMMENT ON COLUMN llm_count.run_ms IS 'time a worker has had the job, in ms';
 

@@ -44,6 +44,19 @@ column_int8(int row, int column)
 }
 
 /*
+ * column_float8 - a column of SPI's result that is not NULL
+ */
+static double
+column_float8(int row, int column)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[row],
+									  SPI_tuptable->tupdesc, column, &isnull);
+
+	return isnull ? 0 : DatumGetFloat8(value);
+}
+
+/*
  * column_jsonb - a column of SPI's result, copied, or NULL
  */
 static Jsonb *
@@ -362,11 +375,12 @@ sabot_item_survived(const SabotLlmSpec *spec, const SabotLlmItem *item)
 /*
  * sabot_items_count - bring the counters of a job up to date
  *
- * Adds what the worker has used since it last did.  Returns how many items
- * are finished.  Between sabot_own_begin() and sabot_own_end().
+ * Adds what the worker has used since it last did, usage, which is what the
+ * job has used in all afterwards.  Returns how many items are finished.
+ * Between sabot_own_begin() and sabot_own_end().
  */
 int64
-sabot_items_count(const SabotLlmSpec *spec, const SabotLlmUsage *usage)
+sabot_items_count(const SabotLlmSpec *spec, SabotLlmUsage *usage)
 {
 	Oid			types[] = {INT8OID, FLOAT8OID, FLOAT8OID, INT8OID, INT4OID, INT8OID};
 	Datum		values[] = {
@@ -385,6 +399,7 @@ sabot_items_count(const SabotLlmSpec *spec, const SabotLlmUsage *usage)
 				  " count(*) FILTER (WHERE a.state = 'skipped') AS skipped,"
 				  " count(*) FILTER (WHERE a.answered_by = 'reuse') AS reused,"
 				  " count(*) FILTER (WHERE a.answered_by = 'model') AS answered,"
+				  " COALESCE(sum(a.attempts), 0) AS attempts,"
 				  " max(a.finished_at) AS upto FROM sabot.llm_answer a"
 				  " WHERE a.job_id = $1 AND a.finished_at >"
 				  "  (SELECT counted_at FROM sabot.llm_count WHERE job_id = $1))"
@@ -392,18 +407,23 @@ sabot_items_count(const SabotLlmSpec *spec, const SabotLlmUsage *usage)
 				  " fallback = c.fallback + n.fallback, failed = c.failed + n.failed,"
 				  " skipped = c.skipped + n.skipped, reused = c.reused + n.reused,"
 				  " answered = c.answered + n.answered,"
+				  " attempts = c.attempts + n.attempts,"
 				  " counted_at = COALESCE(n.upto, c.counted_at),"
 				  " run_ms = run_ms + $2, cpu_ms = cpu_ms + $3,"
 				  " connections = connections + $4,"
 				  " most_in_flight = GREATEST(most_in_flight, $5),"
 				  " rss_bytes = $6 FROM n WHERE c.job_id = $1"
-				  " RETURNING c.done, c.fallback + c.skipped, c.failed",
+				  " RETURNING c.done, c.fallback + c.skipped, c.failed,"
+				  " c.connections, c.run_ms, c.cpu_ms",
 				  6, types, values, NULL, 0) > 0)
 	{
 		int64		done = column_int8(0, 1) + column_int8(0, 2);
 		int64		failed = column_int8(0, 3);
 
 		finished = done + failed;
+		usage->connections = column_int8(0, 4);
+		usage->run_ms = column_float8(0, 5);
+		usage->cpu_ms = column_float8(0, 6);
 		sabot_job_note_units(spec->job_id, spec->total, done, failed);
 	}
 	return finished;

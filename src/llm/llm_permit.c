@@ -668,6 +668,32 @@ sabot_server_state(const char *origin, SabotServerState *state)
 }
 
 /*
+ * sabot_gate_copy - the models of a server that are stopped; returns how many
+ *
+ * The array is palloc'd.
+ */
+int
+sabot_gate_copy(const char *origin, char (**models)[SABOT_MODEL_LEN])
+{
+	int			n = 0;
+
+	*models = palloc(MAX_GATES * sizeof(**models));
+	if (shared == NULL)
+		return 0;
+	LWLockAcquire(shared->lock, LW_SHARED);
+	for (int i = 0; i < MAX_GATES; i++)
+	{
+		const Gate *gate = &shared->gates[i];
+
+		if (gate->next_probe != 0 && gate->model[0] != '\0' &&
+			strcmp(gate->origin, origin) == 0)
+			strlcpy((*models)[n++], gate->model, SABOT_MODEL_LEN);
+	}
+	LWLockRelease(shared->lock);
+	return n;
+}
+
+/*
  * sabot_activity_set - publish what this process does
  */
 void

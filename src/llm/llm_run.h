@@ -55,7 +55,7 @@ typedef struct SabotItemEnd
 	const char *digest;			/* of the model, or NULL */
 } SabotItemEnd;
 
-/* What a worker has used for a job since it last said so. */
+/* What was used for a job: by one worker since it last said so, or in all. */
 typedef struct SabotLlmUsage
 {
 	double		run_ms;
@@ -105,7 +105,8 @@ typedef struct SabotLlmRun
 	bool		stopped;		/* server or model is stopped */
 	int			unanswered;		/* items in a row without an answer */
 
-	TimestampTz counted_at;		/* when usage was last added */
+	SabotLlmUsage used;			/* for the job, by all workers, so far ... */
+	TimestampTz counted_at;		/* ... when usage was last added */
 	int64		cpu_us;			/* this process's at that time */
 	int64		connections;	/* since that time */
 	int			most_in_flight;
@@ -129,7 +130,7 @@ extern void sabot_item_note_failure(const SabotLlmSpec *spec,
 extern void sabot_item_survived(const SabotLlmSpec *spec,
 								const SabotLlmItem *item);
 extern int64 sabot_items_count(const SabotLlmSpec *spec,
-							   const SabotLlmUsage *usage);
+							   SabotLlmUsage *usage);
 
 /* in llm_prepare.c: before the first item */
 extern bool sabot_llm_prepare(SabotLlmRun *run);

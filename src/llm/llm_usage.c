@@ -72,6 +72,23 @@ sabot_usage_begin(SabotLlmRun *run)
 }
 
 /*
+ * add_items - items whose request is open
+ */
+static void
+add_items(SabotLlmActivity *activity, List *items)
+{
+	ListCell   *lc;
+
+	activity->running += list_length(items);
+	foreach(lc, items)
+	{
+		if (activity->nitems == SABOT_SHOWN_ITEMS)
+			return;
+		activity->items[activity->nitems++] = ((SabotLlmItem *) lfirst(lc))->item;
+	}
+}
+
+/*
  * sabot_usage_publish - tell others what is under way now
  */
 void
@@ -80,11 +97,13 @@ sabot_usage_publish(SabotLlmRun *run)
 	SabotLlmActivity activity = {
 		.job_id = run->job->job_id,
 		.dbid = MyDatabaseId,
-		.running = 0,
+		.roleid = run->job->owner,
 		.most_in_flight = run->most_in_flight,
-		.connections = run->connections,
-		.rss_bytes = run->rss_bytes,
-		.cpu_us = cpu_us() - run->cpu_us
+		.counted_at = run->counted_at,
+		.run_ms = run->used.run_ms,
+		.cpu_ms = run->used.cpu_ms + (cpu_us() - run->cpu_us) / 1000.0,
+		.connections = run->used.connections + run->connections,
+		.rss_bytes = run->rss_bytes
 	};
 
 	for (int i = 0; i < SABOT_MAX_FLIGHTS && run->nflights > 0; i++)
@@ -93,7 +112,7 @@ sabot_usage_publish(SabotLlmRun *run)
 
 		if (flight->http == NULL)
 			continue;
-		activity.running += list_length(flight->items);
+		add_items(&activity, flight->items);
 		if (activity.oldest_start == 0 ||
 			flight->started_at < activity.oldest_start)
 			activity.oldest_start = flight->started_at;
@@ -134,6 +153,7 @@ sabot_usage_count(SabotLlmRun *run)
 	TimestampTz now = GetCurrentTimestamp();
 	int64		cpu = cpu_us();
 	SabotLlmUsage usage;
+	int64		finished;
 
 	run->rss_bytes = rss_bytes();
 	usage.run_ms = (now - run->counted_at) / 1000.0;
@@ -144,5 +164,7 @@ sabot_usage_count(SabotLlmRun *run)
 	run->counted_at = now;
 	run->cpu_us = cpu;
 	run->connections = 0;
-	return sabot_items_count(run->spec, &usage);
+	finished = sabot_items_count(run->spec, &usage);
+	run->used = usage;
+	return finished;
 }
