@@ -92,6 +92,7 @@ void
 _PG_init(void)
 {
 	sabot_guc_init();
+	sabot_llm_register();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
@@ -104,7 +105,6 @@ _PG_init(void)
 	sabot_jobs_install_hooks();
 	sabot_agent_set_source(SABOT_AGENTS, sabot_jobs_work_source());
 	sabot_agent_set_source(SABOT_LLM_WORKERS, sabot_llm_work_source());
-	sabot_llm_register();
 	if (!IsBinaryUpgrade)
 		sabot_pool_register_launcher();
 }

@@ -103,7 +103,12 @@ forget(Datum job_ids)
 
 static const SabotJobExtra extra = {
 	.wait_reason = wait_reason,
-	.forget = forget
+	.forget = forget,
+	.views = "sabot.llm_result, sabot.llm_progress, sabot.llm_health,"
+	" sabot.llm_endpoint_status",
+	.routines = "sabot.submit_llm_job, sabot.submit_embedding_job,"
+	" sabot.preview_llm_job, sabot.retry_llm_items, sabot.check_llm,"
+	" sabot.llm_activity, sabot.llm_endpoints"
 };
 
 /*
