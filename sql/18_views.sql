@@ -128,6 +128,26 @@ SELECT name, count(*) > 0 AS there, bool_and(name ~ '^sabot_[a-z_]+$' AND value 
 SELECT labels, value FROM sabot.metric WHERE name = 'sabot_jobs' ORDER BY labels;
 SELECT name, value FROM sabot.metric WHERE labels->>'queue' = 'one' ORDER BY name;
 SELECT value > 0 AS losses_counted FROM sabot.metric WHERE name = 'sabot_agent_starts_total';
+-- What has finished is counted once, when that is committed, and only then.
+CREATE VIEW finished AS SELECT name, labels, value FROM sabot.metric
+	WHERE name IN ('sabot_jobs_finished_total', 'sabot_job_retries_total');
+CREATE TEMP TABLE before AS SELECT * FROM finished;
+CREATE TABLE once (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED);
+SELECT ARRAY[sabot.submit_job('SELECT 1'),
+	sabot.submit_job('VACUUM views.once'),
+	sabot.submit_job('SELECT 1/0'),
+	sabot.submit_job('INSERT INTO views.once VALUES (1), (1)', max_attempts => 2, retry_delay => '0')] AS ids,
+	sabot.submit_job('SELECT pg_sleep(600)') AS running,
+	sabot.submit_job('SELECT 1', run_after => 'infinity') AS waiting \gset
+SELECT count(pg_temp.finish(id)) FROM unnest(:'ids'::bigint[]) AS id;
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''running''', :running));
+BEGIN;
+SELECT sabot.cancel_job(:waiting), sabot.cancel_job(:running);
+ROLLBACK;
+SELECT sabot.cancel_job(:waiting), sabot.cancel_job(:running);
+SELECT pg_temp.finish(:running);
+SELECT pg_temp.await('(SELECT sum(f.value) - sum(b.value) >= 7 FROM finished AS f JOIN before AS b USING (name, labels))');
+SELECT name, labels, f.value - b.value AS more FROM finished AS f JOIN before AS b USING (name, labels) ORDER BY name, labels;
 -- The doctor: says what is wrong, and what to do.
 SELECT subject, ok, detail, advice FROM sabot.check() WHERE subject = 'paused queues';
 SELECT sabot.resume_queue('p'), sabot.set_queue_limit('one', NULL);

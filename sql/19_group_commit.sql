@@ -12,6 +12,8 @@ CREATE ROLE grouped_other;
 SELECT current_user AS me, current_setting('work_mem') AS my_work_mem \gset
 ALTER ROLE :"me" SET sabot.group_commit = 100;
 SELECT sabot.set_queue_limit('grouped', 1), sabot.pause_queue('grouped');
+CREATE TEMP TABLE before AS SELECT labels->>'state' AS state, value FROM sabot.metric
+	WHERE name = 'sabot_jobs_finished_total';
 -- Each job tries to leave something to the next one, which records what it finds.
 SELECT sabot.submit_jobs(ARRAY[
 	'INSERT INTO effect VALUES (1); SET work_mem = ''77kB''',
@@ -54,6 +56,11 @@ SELECT sabot.resume_queue('grouped');
 CALL sabot.wait_for_jobs(ARRAY[:first, :last]);
 CALL sabot.wait_for_job(:slow);
 SELECT n FROM effect WHERE n > 300 ORDER BY n;
+-- Each is counted once, however often it was tried.
+SELECT state, m.value - b.value = (SELECT count(*) FROM sabot.job_status AS j
+		WHERE j.job_id >= (:'ids'::bigint[])[1] AND j.state::text = b.state) AS counted
+	FROM before AS b JOIN sabot.metric AS m ON m.labels->>'state' = b.state AND m.name = 'sabot_jobs_finished_total'
+	ORDER BY state;
 ALTER ROLE :"me" RESET sabot.group_commit;
 DROP SCHEMA grouped CASCADE;
 DROP ROLE grouped_other;

@@ -59,6 +59,7 @@ sabot_shmem_request(void)
 	RequestAddinShmemSpace(sabot_profile_shmem_size());
 	RequestAddinShmemSpace(sabot_ready_shmem_size());
 	RequestAddinShmemSpace(sabot_orphan_shmem_size());
+	RequestAddinShmemSpace(sabot_counter_shmem_size());
 	RequestAddinShmemSpace(sabot_wait_shmem_size());
 	RequestAddinShmemSpace(sabot_direct_shmem_size());
 	RequestAddinShmemSpace(sabot_permit_shmem_size());
@@ -79,6 +80,7 @@ sabot_shmem_startup(void)
 	sabot_profile_shmem_init();
 	sabot_ready_shmem_init();
 	sabot_orphan_shmem_init();
+	sabot_counter_shmem_init();
 	sabot_wait_shmem_init();
 	sabot_direct_shmem_init();
 	sabot_permit_shmem_init();

@@ -150,6 +150,7 @@ schedule_retry(const SabotJob *job, const SabotEnd *end, bool is_free_retry)
 			  6, types, values, NULL, 0);
 	sabot_pending_submit(job->job_id, job->priority, job->queue, job->owner,
 						 run_after, 0);
+	sabot_count_retry();
 }
 
 /*

@@ -501,15 +501,16 @@ fill_group(Member *members, int *n, MemoryContext context)
 }
 
 /*
- * commit_group - commit what a group's jobs did; false if that failed
+ * commit_group - commit what a group's n jobs did; false if that failed
  */
 static bool
-commit_group(void)
+commit_group(int n)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	volatile bool ok = true;
 
 	sabot_attempt_end();
+	sabot_count_finished(SABOT_JOB_COMPLETED, n);
 	PG_TRY();
 	{
 		EndImplicitTransactionBlock();
@@ -582,7 +583,7 @@ sabot_group_run(const SabotReady *first, const char *queue,
 	strlcpy(members[0].queue, queue, NAMEDATALEN);
 	alone = fill_group(members, &n, member_context);
 	MemoryContextSwitchTo(context);
-	committed = commit_group();
+	committed = commit_group(n);
 	if (alone)
 		sabot_run_taken(&members[n].entry, members[n].queue);
 	settle_group(members, n, committed);

@@ -275,9 +275,11 @@ end_of_transaction(XactEvent event, void *arg)
 			return;
 		case XACT_EVENT_COMMIT:
 			after_commit();
+			sabot_count_end(true);
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
+			sabot_count_end(false);
 			break;
 		default:
 			return;

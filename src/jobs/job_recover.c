@@ -238,6 +238,7 @@ fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
 		sabot_job_notify(&job, SABOT_JOB_FAILED);
 		ids[i] = job.job_id;
 	}
+	sabot_count_finished(SABOT_JOB_FAILED, n);
 	sabot_own_commit_transaction(&own);
 	for (int i = 0; i < n; i++)
 		sabot_wait_wakeup(ids[i]);

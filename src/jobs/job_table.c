@@ -284,7 +284,8 @@ sabot_job_insert_row(Oid table, const Datum *values, const bool *isnull)
  * happens this very moment, raises an error instead.
  *
  * Needs an active snapshot.  Does not care about the transaction's isolation
- * level nor whether it is read only, and fires no trigger.
+ * level nor whether it is read only, and fires no trigger.  In a subtransaction
+ * the job is not counted as finished: that is left to the caller.
  */
 bool
 sabot_job_finish(const SabotJob *job, const SabotEnd *end)
@@ -328,6 +329,9 @@ sabot_job_finish(const SabotJob *job, const SabotEnd *end)
 		fill_outcome(v, isnull, job, end->outcome, end->error == NULL);
 	sabot_job_insert_row(sabot_catalog(false)->history, v, isnull);
 	sabot_job_notify(job, end->state);
+	/* Whether a subtransaction's work stays, its caller knows. */
+	if (GetCurrentTransactionNestLevel() == 1)
+		sabot_count_finished(end->state, 1);
 	return true;
 }
 

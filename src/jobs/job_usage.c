@@ -38,7 +38,8 @@ PG_FUNCTION_INFO_V1(sabot_warn_unless_preloaded);
 	" sabot.cancel_job, sabot.retry_job, sabot.pause_job, sabot.resume_job," \
 	" sabot.purge, sabot.start_agents, sabot.stop_agents, sabot.check," \
 	" sabot.home, sabot.is_mine, sabot.may_see, sabot.owner_label," \
-	" sabot.running_job, sabot.wait_reason, sabot.agent_slots," \
+	" sabot.running_job, sabot.job_counters, sabot.wait_reason," \
+	" sabot.agent_slots," \
 	" sabot.pool_counters, sabot.profile_rows, sabot.pair_failures"
 
 /*

@@ -328,6 +328,13 @@ extern bool sabot_job_lost(const SabotOrphan *orphan);
 extern void sabot_jobs_probe(void);
 extern void sabot_jobs_probe_owner(Oid owner, SabotCrew crew);
 
+/* in job_counter.c */
+extern Size sabot_counter_shmem_size(void);
+extern void sabot_counter_shmem_init(void);
+extern void sabot_count_finished(SabotJobState state, int n);
+extern void sabot_count_retry(void);
+extern void sabot_count_end(bool committed);
+
 /* in job_purge.c */
 extern void sabot_purge_if_due(void);
 

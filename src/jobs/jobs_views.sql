@@ -57,6 +57,17 @@ COMMENT ON FUNCTION running_job() IS
 
 REVOKE ALL ON FUNCTION running_job() FROM PUBLIC;
 
+CREATE FUNCTION job_counters(OUT completed bigint, OUT failed bigint,
+	OUT canceled bigint, OUT skipped bigint, OUT retries bigint)
+	RETURNS record
+	AS 'MODULE_PATHNAME', 'sabot_job_counters'
+	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION job_counters() IS
+	'jobs of all databases that have finished since server start, by state, and attempts made again';
+
+REVOKE ALL ON FUNCTION job_counters() FROM PUBLIC;
+
 CREATE FUNCTION wait_reason(job_id bigint, state text, queue text,
 	queue_paused boolean, queue_limit integer, owner oid, home bigint, run_after timestamptz,
 	reason text, sqlstate text, waits_for bigint[]) RETURNS text
@@ -317,6 +328,16 @@ CREATE VIEW metric AS
 			('blocked', COALESCE(n.blocked, 0)),
 			('paused', COALESCE(n.paused, 0))) AS s(state, jobs)
 	UNION ALL
+	SELECT m.name, m.labels, m.value
+	FROM job_counters() AS n, LATERAL (VALUES
+		('sabot_jobs_finished_total', '{"state": "completed"}'::jsonb,
+			n.completed),
+		('sabot_jobs_finished_total', '{"state": "failed"}', n.failed),
+		('sabot_jobs_finished_total', '{"state": "canceled"}', n.canceled),
+		('sabot_jobs_finished_total', '{"state": "skipped"}', n.skipped),
+		('sabot_job_retries_total', '{}', n.retries))
+			AS m(name, labels, value)
+	UNION ALL
 	SELECT m.name, jsonb_build_object('queue', q.queue), m.value
 	FROM q, LATERAL (VALUES
 		('sabot_queue_waiting', q.waiting::double precision),
@@ -348,7 +369,7 @@ CREATE VIEW metric AS
 		('sabot_component_seconds_count', c.count)) AS m(name, value);
 
 COMMENT ON VIEW metric IS
-	'everything worth watching under names for Prometheus; jobs and queues of this database, agents and components of the server, _total and seconds since server start';
+	'everything worth watching under names for Prometheus; jobs and queues of this database, finished jobs, agents and components of the server, _total and seconds since server start';
 
 CREATE FUNCTION "check"() RETURNS TABLE (subject text, ok boolean, detail text,
 	advice text)
