@@ -229,7 +229,7 @@ SELECT state || COALESCE(' ' || code, '') = CASE WHEN current_setting('server_ve
 GRANT CONNECT ON DATABASE contrib_regression TO PUBLIC;
 -- A warm agent is not used for a role that has lost its rights.
 SET SESSION AUTHORIZATION regress_locked;
-SELECT sabot.start_agents(1) >= 1 AS warm;
+SELECT count(*) = 1 AS warm FROM sabot.run('SELECT 1');
 SELECT sabot.submit_job('SELECT 1', run_after => clock_timestamp() + interval '0.2 s') AS locked \gset
 RESET SESSION AUTHORIZATION;
 REVOKE CONNECT ON DATABASE contrib_regression FROM PUBLIC, regress_locked;

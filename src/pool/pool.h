@@ -244,6 +244,7 @@ extern void sabot_pool_hold(SabotPairKey key);
 extern void sabot_pool_no_work(SabotPairKey key, uint64 wake_seq);
 extern void sabot_pool_set_due(SabotPairKey key, TimestampTz next_due);
 extern void sabot_pool_want_agents(SabotPairKey key, int n);
+extern void sabot_pool_want_no_more(SabotPairKey key, int n);
 extern bool sabot_pool_forgive_pair(SabotPairKey key, uint64 wake_seq);
 
 /* in pool_wake.c */

@@ -245,7 +245,8 @@ sabot_pool_set_due(SabotPairKey key, TimestampTz next_due)
 }
 
 /*
- * sabot_pool_want_agents - have up to n agents of a pair started
+ * sabot_pool_want_agents - have up to n agents of a pair started, as far as
+ * there is room
  */
 void
 sabot_pool_want_agents(SabotPairKey key, int n)
@@ -271,6 +272,21 @@ sabot_pair_want_none_locked(SabotPairKey key)
 
 	if (pair)
 		pair->wanted = 0;
+}
+
+/*
+ * sabot_pool_want_no_more - whoever wanted n agents of a pair waits for them
+ * no longer
+ */
+void
+sabot_pool_want_no_more(SabotPairKey key, int n)
+{
+	SabotPair  *pair = lock_pair(key);
+
+	/* Unless somebody else wants them meanwhile. */
+	if (pair && pair->wanted == n)
+		pair->wanted = 0;
+	LWLockRelease(sabot_pool->lock);
 }
 
 /*

@@ -29,6 +29,7 @@ typedef struct PairAgents
 	int			all;			/* that will not leave by themselves */
 	int			available;		/* of these, idle or starting */
 	int			waiting;		/* of these, whose work waits for other work */
+	bool		urgent;			/* there is work that none of them can take */
 } PairAgents;
 
 /*
@@ -165,6 +166,7 @@ missing_agents_locked(SabotPair *pair, PairAgents *agents, TimestampTz now,
 	*agents = count_agents_locked(&pair->key);
 	if (agents->all >= pair->wanted)
 		pair->wanted = 0;
+	agents->urgent = pair->demand > agents->available;
 	missing = Max(pair->demand - agents->available,
 				  Max(pair->wanted, pair->keep) - agents->all);
 	/* What all of them wait for may be there without a wake: one has to look. */
@@ -185,10 +187,12 @@ missing_agents_locked(SabotPair *pair, PairAgents *agents, TimestampTz now,
  * pick_pair_locked - the pair whose turn it is to get an agent of a crew, or
  * NULL
  *
- * Pairs without any come first, then those that waited longest for another.
+ * Pairs without any come first, then those that waited longest for another,
+ * then those whose agents are to be warm before there is work.  *urgent tells
+ * that it is not one of the last.
  */
 static SabotPair *
-pick_pair_locked(SabotCrew crew, TimestampTz *next_event)
+pick_pair_locked(SabotCrew crew, TimestampTz *next_event, bool *urgent)
 {
 	HASH_SEQ_STATUS scan;
 	SabotPair  *pair;
@@ -206,8 +210,8 @@ pick_pair_locked(SabotCrew crew, TimestampTz *next_event)
 		if (pair->key.crew != (int32) crew ||
 			missing_agents_locked(pair, &count, now, next_event) <= 0)
 			continue;
-		/* An agent that is only to be kept is for when there is room. */
-		if (pair->demand + pair->wanted > 0)
+		/* An agent for which there is no work is for when there is room. */
+		if (count.urgent)
 			rank = count.all == 0 ? 2 : 1;
 		starved += rank == 2;
 		if (best != NULL &&
@@ -218,6 +222,7 @@ pick_pair_locked(SabotCrew crew, TimestampTz *next_event)
 		best_rank = rank;
 	}
 	sabot_pool->starved[crew] = starved;
+	*urgent = best_rank > 0;
 	return best;
 }
 
@@ -235,16 +240,17 @@ sabot_pair_schedule(SabotCrew crew, SabotPairKey *key, uint64 *generation,
 					TimestampTz *next_event)
 {
 	SabotPair  *pair;
+	bool		urgent;
 	int			slotno = SABOT_NO_SLOT;
 	int			live;
 	int			limit;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	pair = pick_pair_locked(crew, next_event);
+	pair = pick_pair_locked(crew, next_event, &urgent);
 	limit = sabot_pool_limit_locked(crew, &live);
 	if (pair != NULL && live < limit)
 		slotno = sabot_slot_reserve_locked(pair, generation);
-	else if (pair != NULL && pair->demand + pair->wanted > 0 &&
+	else if (urgent &&
 			 count_leaving_locked(crew) < Max(1, sabot_pool->starved[crew]))
 		evict_idle_locked(&pair->key);
 	if (slotno != SABOT_NO_SLOT)

@@ -38,7 +38,7 @@
 #define POLL_MS				10
 #define START_TIMEOUT_MS	30000
 #define STALL_TIMEOUT_MS	5000	/* no agent starting for so long */
-#define FULL_GRACE_MS		1000	/* for others to give way */
+#define NO_WORKER_GRACE_MS	1000	/* what others have seen may be over */
 #define STOP_TIMEOUT_MS		10000
 #define MAX_SHOWN_PAIRS		4096
 
@@ -48,7 +48,7 @@ typedef struct PairCount
 	int			ready;			/* idle or busy, and to stay */
 	int			starting;
 	int			leaving;		/* asked to leave and without work */
-	bool		can_give_way;	/* some agent of another pair is not busy */
+	int			others_leaving; /* of other pairs, or dead */
 } PairCount;
 
 PG_FUNCTION_INFO_V1(sabot_agent_slots);
@@ -264,11 +264,12 @@ count_my_agents(SabotSlot *slots, int nslots)
 	{
 		const SabotSlot *slot = &slots[i];
 
-		if (slot->state == SABOT_SLOT_FREE ||
-			slot->state == SABOT_SLOT_LOST || slot->crew != SABOT_AGENTS)
+		if (slot->state == SABOT_SLOT_FREE || slot->crew != SABOT_AGENTS)
 			continue;
-		if (slot->dbid != MyDatabaseId || slot->roleid != GetUserId())
-			count.can_give_way |= slot->state != SABOT_SLOT_BUSY;
+		if (slot->state == SABOT_SLOT_LOST ||
+			slot->dbid != MyDatabaseId || slot->roleid != GetUserId())
+			count.others_leaving += slot->state == SABOT_SLOT_LOST ||
+				(slot->stop && slot->work_id == 0);
 		else if (slot->stop && slot->work_id == 0)
 			count.leaving++;
 		else if (slot->state == SABOT_SLOT_STARTING)
@@ -349,11 +350,11 @@ out_of_agents(const PairCount *count, long waited_ms, long stalled_ms)
 		return waited_ms >= START_TIMEOUT_MS;
 	if (waited_ms >= START_TIMEOUT_MS || stalled_ms >= STALL_TIMEOUT_MS)
 		return true;
-	if (stalled_ms < FULL_GRACE_MS)
-		return false;
 	sabot_pool_totals(SABOT_AGENTS, &totals);
-	return totals.no_worker_slot ||
-		(totals.agents >= totals.limit && !count->can_give_way);
+	if (totals.no_worker_slot)
+		return stalled_ms >= NO_WORKER_GRACE_MS;
+	return totals.agents >= totals.limit &&
+		count->leaving + count->others_leaving == 0;
 }
 
 /*
@@ -395,15 +396,18 @@ wait_for_agents(int n, int failures)
  *
  * Starts agents for the caller in this database until it has n of them, by
  * default as many as the pool allows, and waits until they are connected, 30 s
- * at most.  Returns how many there are.  Raises 22023 for a negative n, 55000
+ * at most.  They take free places only: idle agents of others make way for
+ * work, and not for this.  Returns how many there are.  Raises 22023 for a negative n, 55000
  * if nothing can be started, or the error that an agent failed with.
  */
 Datum
 sabot_start_agents(PG_FUNCTION_ARGS)
 {
+	SabotPairKey key = sabot_pair(GetUserId(), SABOT_AGENTS);
 	SabotPoolTotals totals;
 	SabotPair	pair;
 	int			n;
+	int			ready = 0;
 	int			failures = 0;
 
 	if (!PG_ARGISNULL(0) && PG_GETARG_INT32(0) < 0)
@@ -414,10 +418,19 @@ sabot_start_agents(PG_FUNCTION_ARGS)
 
 	sabot_pool_totals(SABOT_AGENTS, &totals);
 	n = PG_ARGISNULL(0) ? totals.limit : Min(PG_GETARG_INT32(0), totals.limit);
-	sabot_pool_want_agents(sabot_pair(GetUserId(), SABOT_AGENTS), n);
-	if (sabot_pool_get_pair(sabot_pair(GetUserId(), SABOT_AGENTS), &pair))
+	sabot_pool_want_agents(key, n);
+	if (sabot_pool_get_pair(key, &pair))
 		failures = pair.failures;
-	PG_RETURN_INT32(wait_for_agents(n, failures));
+	PG_TRY();
+	{
+		ready = wait_for_agents(n, failures);
+	}
+	PG_FINALLY();
+	{
+		sabot_pool_want_no_more(key, n);
+	}
+	PG_END_TRY();
+	PG_RETURN_INT32(ready);
 }
 
 /*

@@ -46,6 +46,14 @@ poll(
 	user => 'alice');
 is(sql($node, 'SELECT count(*) FROM sabot.agent_status', user => 'bob'),
 	'0', "others do not see a role's agents");
+my $warm = agent_of($node, 'alice');
+my $before = sql($node, 'SELECT evictions FROM sabot.pool_status');
+is(sql($node, 'SELECT sabot.start_agents(2)', user => 'bob'),
+	'0', 'start_agents in a full pool: there is no place');
+is(agent_of($node, 'alice') . ' ' . agent_of($node, $me),
+	"$warm $agent", 'start_agents in a full pool: idle agents stay');
+is(sql($node, 'SELECT evictions FROM sabot.pool_status'),
+	$before, 'start_agents in a full pool: nor is one replaced');
 is(sql($node, 'SELECT sabot.stop_agents()', user => 'alice'),
 	'3', 'stop_agents returns how many it asks to leave');
 poll($node, 'SELECT count(*) FROM sabot.agent_status',
@@ -58,6 +66,16 @@ is(sql($node, 'SELECT sabot.stop_agents()', user => 'alice'),
 	'1', 'stop_agents counts busy agents');
 ends($node, $busy, 'completed', 'a busy agent ends its job before it leaves');
 is(job($node, $busy, 'attempt, losses'), '1|0', 'in one attempt');
+is(agent_of($node, 'bob'),
+	'', 'start_agents: places that become free later are not taken');
+is(sql($node, 'SELECT sabot.start_agents()', user => 'bob'),
+	'3', 'start_agents: as many as there is room for');
+ends($node, submit($node, 'SELECT 1', user => $_),
+	'completed', 'an idle agent makes way for work')
+  foreach $me, 'alice';
+poll($node, "SELECT count(*) FROM sabot.agent_status WHERE role = 'bob'",
+	'2', 'and one is enough');
+sql($node, 'SELECT sabot.stop_agents()', user => $_) foreach 'alice', 'bob';
 
 # Idle timeout and keep_agents
 

@@ -28,7 +28,7 @@ sub idle_agent
 {
 	my ($name) = @_;
 
-	sql($node, 'SELECT sabot.start_agents(1)', db => $name);
+	sql($node, q{SELECT sabot.run('SELECT 1')}, db => $name);
 	wait_until(
 		sub {
 			return sql($node,
