@@ -228,6 +228,31 @@ obey_signal(const SabotJob *job, SabotEnd *end, bool is_over)
 }
 
 /*
+ * settle_failed - decide about a job whose attempt ended with its own error
+ *
+ * Inside a transaction of sabot's own.
+ */
+static void
+settle_failed(const SabotJob *job, SabotEnd *end, int pid)
+{
+	bool		retry_free = is_free(job, end);
+
+	log_attempt(job, end->attempt, end->started_at, pid,
+				end->error->sqlerrcode, end->error->message);
+	if (obey_signal(job, end, false))
+		 /* it came too late to interrupt the attempt, or was caught */ ;
+	else if (retry_free ||
+			 (!is_final(end->error->sqlerrcode) &&
+			  end->attempt - job->losses < job->max_attempts))
+		schedule_retry(job, end, retry_free);
+	else
+	{
+		end->state = SABOT_JOB_FAILED;
+		(void) sabot_job_finish(job, end);
+	}
+}
+
+/*
  * sabot_job_attempt_failed - a job's own error: try again later, or fail it
  *
  * end tells of the attempt, with its error.  In no transaction.
@@ -235,26 +260,11 @@ obey_signal(const SabotJob *job, SabotEnd *end, bool is_over)
 void
 sabot_job_attempt_failed(const SabotJob *job, SabotEnd *end)
 {
-	bool		retry_free = is_free(job, end);
 	SabotOwn	own;
 
 	sabot_own_start_transaction(&own);
 	if (still_ours(job))
-	{
-		log_attempt(job, end->attempt, end->started_at, MyProcPid,
-					end->error->sqlerrcode, end->error->message);
-		if (obey_signal(job, end, false))
-			 /* it came too late to interrupt the attempt, or was caught */ ;
-		else if (retry_free ||
-				 (!is_final(end->error->sqlerrcode) &&
-				  end->attempt - job->losses < job->max_attempts))
-			schedule_retry(job, end, retry_free);
-		else
-		{
-			end->state = SABOT_JOB_FAILED;
-			(void) sabot_job_finish(job, end);
-		}
-	}
+		settle_failed(job, end, MyProcPid);
 	sabot_own_commit_transaction(&own);
 }
 
@@ -368,9 +378,11 @@ fail_lost(const SabotJob *job, SabotEnd *end, const SabotOrphan *orphan)
 static void
 settle_lost(const SabotJob *job, const SabotOrphan *orphan, SabotEnd *end)
 {
-	bool		is_over = end->losses >= sabot_max_crashes ||
-	orphan->sqlstate == TRANSACTION_TIMEOUT ||
-	(job->started_at != 0 && orphan->attempt >= job->max_attempts);
+	bool		is_over;
+
+	end->losses++;
+	is_over = end->losses >= sabot_max_crashes ||
+		(job->started_at != 0 && orphan->attempt >= job->max_attempts);
 
 	log_attempt(job, orphan->attempt, orphan->started_at, orphan->pid,
 				orphan->sqlstate ? orphan->sqlstate : ERRCODE_CRASH_SHUTDOWN,
@@ -385,10 +397,31 @@ settle_lost(const SabotJob *job, const SabotOrphan *orphan, SabotEnd *end)
 }
 
 /*
+ * settle_timed_out - decide about a job whose transaction lasted longer than
+ * transaction_timeout, of which its agent dies
+ *
+ * It is the job that is to blame, and it would be so again, so this is its own
+ * error and no loss.  Inside a transaction of sabot's own.
+ */
+static void
+settle_timed_out(const SabotJob *job, const SabotOrphan *orphan, SabotEnd *end)
+{
+	ErrorData	error = {0};
+
+	error.sqlerrcode = orphan->sqlstate;
+	error.message = pstrdup(orphan->error);
+	error.hint = pstrdup("Raise transaction_timeout, in the command or for its role or database.");
+	end->error = &error;
+	settle_failed(job, end, orphan->pid);
+	end->error = NULL;
+}
+
+/*
  * sabot_job_lost - deal with the job of an agent that was lost
  *
  * Does nothing if the attempt ended before its agent did, or was dealt with:
- * the row has changed then.  In no transaction.  Returns whether anything was done.
+ * the row has changed then.  In no transaction.  Returns whether anything was
+ * done.
  */
 bool
 sabot_job_lost(const SabotOrphan *orphan)
@@ -405,9 +438,12 @@ sabot_job_lost(const SabotOrphan *orphan)
 	if (ours)
 	{
 		end.attempt = orphan->attempt;
-		end.losses = job->losses + 1;
+		end.losses = job->losses;
 		end.started_at = orphan->started_at;
-		settle_lost(job, orphan, &end);
+		if (orphan->sqlstate == TRANSACTION_TIMEOUT)
+			settle_timed_out(job, orphan, &end);
+		else
+			settle_lost(job, orphan, &end);
 	}
 	sabot_own_commit_transaction(&own);
 	sabot_wait_wakeup(orphan->job_id);

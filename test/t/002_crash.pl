@@ -279,6 +279,36 @@ is(sql($node, "SELECT sabot.resume_job($job)"), 't', 'resumed');
 ends($node, $job, 'completed', 'pause and SIGKILL: runs when resumed');
 effects('pause', 1, 'pause and SIGKILL: effects then');
 
+# transaction_timeout ends the agent, since PostgreSQL 17, and is the job's own
+# error all the same.
+
+SKIP:
+{
+	skip 'there is no transaction_timeout', 12
+	  if sql($node,
+		"SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout'") eq
+	  '0';
+	foreach my $max (1, 2)
+	{
+		my $name = "transaction_timeout, max_attempts => $max";
+
+		$job = submit($node,
+			"INSERT INTO effect VALUES ('timeout $max');"
+			  . " SET transaction_timeout = '100 ms'; SELECT pg_sleep(600)",
+			args => "max_attempts => $max, retry_delay => '10 ms'");
+		ends($node, $job, 'failed', "$name: the job fails");
+		is(job($node, $job, 'attempt, losses, sqlstate'),
+			"$max|0|25P04", "$name: with its own error");
+		like(job($node, $job, 'error'),
+			qr/due to transaction timeout/, "$name: which one");
+		like(job($node, $job, 'error_hint'),
+			qr/transaction_timeout/, "$name: what to do");
+		effects("timeout $max", 0, "$name: no effects");
+		ends($node, submit($node, 'SELECT 1'),
+			'completed', "$name: other work is done");
+	}
+}
+
 # The launcher
 
 my $launcher = sql($node,
