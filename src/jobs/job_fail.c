@@ -233,11 +233,12 @@ obey_signal(const SabotJob *job, SabotEnd *end, bool is_over)
  * Inside a transaction of sabot's own.
  */
 static void
-settle_failed(const SabotJob *job, SabotEnd *end, int pid)
+settle_failed(const SabotJob *job, SabotEnd *end)
 {
 	bool		retry_free = is_free(job, end);
 
-	log_attempt(job, end->attempt, end->started_at, pid,
+	log_attempt(job, end->attempt, end->started_at,
+				end->pid ? end->pid : MyProcPid,
 				end->error->sqlerrcode, end->error->message);
 	if (obey_signal(job, end, false))
 		 /* it came too late to interrupt the attempt, or was caught */ ;
@@ -264,7 +265,7 @@ sabot_job_attempt_failed(const SabotJob *job, SabotEnd *end)
 
 	sabot_own_start_transaction(&own);
 	if (still_ours(job))
-		settle_failed(job, end, MyProcPid);
+		settle_failed(job, end);
 	sabot_own_commit_transaction(&own);
 }
 
@@ -412,7 +413,7 @@ settle_timed_out(const SabotJob *job, const SabotOrphan *orphan, SabotEnd *end)
 	error.message = pstrdup(orphan->error);
 	error.hint = pstrdup("Raise transaction_timeout, in the command or for its role or database.");
 	end->error = &error;
-	settle_failed(job, end, orphan->pid);
+	settle_failed(job, end);
 	end->error = NULL;
 }
 
@@ -440,6 +441,7 @@ sabot_job_lost(const SabotOrphan *orphan)
 		end.attempt = orphan->attempt;
 		end.losses = job->losses;
 		end.started_at = orphan->started_at;
+		end.pid = orphan->pid;
 		if (orphan->sqlstate == TRANSACTION_TIMEOUT)
 			settle_timed_out(job, orphan, &end);
 		else

@@ -318,7 +318,7 @@ sabot_job_finish(const SabotJob *job, const SabotEnd *end)
 	isnull[JOB_STARTED_AT] = end->started_at == 0;
 	v[HISTORY_FINISHED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
 	isnull[HISTORY_FINISHED_AT] = false;
-	v[HISTORY_PID] = Int32GetDatum(MyProcPid);
+	v[HISTORY_PID] = Int32GetDatum(end->pid ? end->pid : MyProcPid);
 	isnull[HISTORY_PID] = end->started_at == 0;
 	set_text(v, isnull, JOB_REASON, end->reason);
 	set_text(v, isnull, JOB_SQLSTATE, NULL);

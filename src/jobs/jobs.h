@@ -195,6 +195,7 @@ typedef struct SabotEnd
 	int			losses;
 	bool		atomic;			/* how the last attempt ran, if any did */
 	TimestampTz started_at;		/* of the last attempt, 0 if none ran */
+	int			pid;			/* its process, 0 if it is ours */
 	const char *reason;			/* or NULL */
 	const SabotOutcome *outcome;	/* or NULL */
 	const ErrorData *error;		/* or NULL */

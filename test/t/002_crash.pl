@@ -203,6 +203,8 @@ foreach my $kind (sort keys %kinds)
 		effects($name, $max, "$name: number of attempts");
 		is(job($node, $job, 'attempt, losses, atomic'),
 			"$max|1|f", "$name: is known not to be atomic");
+		is(job($node, $job, 'pid'), $pid, "$name: of which agent")
+		  if $max == 1;
 		is(attempts($job), '1 57P02', "$name: the loss is recorded");
 
 		$name .= ' terminated';
