@@ -23,11 +23,13 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "lib/ilist.h"
 #include "lib/pairingheap.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
+#include "utils/builtins.h"
 
 #include "jobs/jobs.h"
 
@@ -702,17 +704,27 @@ sabot_ready_end_fill(const char *queue, bool more, int32 priority,
 }
 
 /*
- * sabot_ready_is_stocked - whether the lane of a queue has anything in it
+ * sabot_ready_stocked - queues of our pair whose lanes have something in them,
+ * or are known to lack something, as text[]
  */
-bool
-sabot_ready_is_stocked(const char *queue)
+ArrayType *
+sabot_ready_stocked(void)
 {
-	ReadyLane  *lane;
-	bool		stocked;
+	NameData   *names = palloc(sizeof(NameData) * PAIR_LANES);
+	Datum	   *elems = palloc(sizeof(Datum) * PAIR_LANES);
+	int			n = 0;
 
 	LWLockAcquire(ready->lock, LW_SHARED);
-	lane = find_lane_locked(MyDatabaseId, my_roleid, queue);
-	stocked = lane != NULL && (lane->nentries > 0 || lane->has_horizon);
+	for (int i = 0; i < ready->nlanes && n < PAIR_LANES; i++)
+	{
+		ReadyLane  *lane = &ready->lanes[i];
+
+		if (lane->dbid == MyDatabaseId && lane->roleid == my_roleid &&
+			(lane->nentries > 0 || lane->has_horizon))
+			strlcpy(NameStr(names[n++]), lane->queue, NAMEDATALEN);
+	}
 	LWLockRelease(ready->lock);
-	return stocked;
+	for (int i = 0; i < n; i++)
+		elems[i] = CStringGetTextDatum(NameStr(names[i]));
+	return construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT);
 }

@@ -203,32 +203,44 @@ note_next_due(void)
 }
 
 /*
- * ready_queues - names of the queues in which jobs of our pair are ready
+ * unstocked_queues - names of the queues in which jobs of our pair are ready
+ * and whose lanes have nothing in them
  *
- * A loose index scan: one probe per queue, however many jobs each has.  The
- * list is in the given context.
+ * A loose index scan: one probe per queue, however many jobs each has, and
+ * none into the queues that are left out: while somebody holds an old snapshot
+ * a probe passes every job of its queue that has ended since.  The list is in
+ * the given context.
  */
 static List *
-ready_queues(MemoryContext context)
+unstocked_queues(MemoryContext context)
 {
-	Oid			types[] = {OIDOID, INT8OID};
-	Datum		values[2];
+	Oid			types[] = {OIDOID, INT8OID, TEXTARRAYOID};
+	Datum		values[3];
 	SabotOwn	own;
 	List	   *result = NIL;
 	int			n;
 
 	begin_scan(&own);
 	pair_values(values);
-	n = sabot_spi("WITH RECURSIVE q AS ("
-				  "(SELECT queue FROM sabot.job WHERE owner = $1 AND home = $2"
-				  " AND state = 'queued' ORDER BY queue LIMIT 1)"
+	values[2] = PointerGetDatum(sabot_ready_stocked());
+	n = sabot_spi("WITH RECURSIVE q (queue, found) AS ("
+				  "SELECT '', false"
 				  " UNION ALL"
-				  " SELECT (SELECT j.queue FROM sabot.job j WHERE j.owner = $1"
-				  " AND j.home = $2 AND j.state = 'queued' AND j.queue > q.queue"
+				  " SELECT coalesce(f.queue, s.queue), f.queue IS NOT NULL FROM q,"
+				  " LATERAL (SELECT min(u) FROM unnest($3 || '" SABOT_LLM_QUEUE "'::text) u"
+				  " WHERE u > q.queue) s (queue),"
+				  " LATERAL (SELECT CASE WHEN s.queue IS NULL THEN"
+				  " (SELECT j.queue FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
+				  " AND j.state = 'queued' AND j.queue > q.queue"
 				  " ORDER BY j.queue LIMIT 1)"
-				  " FROM q WHERE q.queue IS NOT NULL)"
-				  " SELECT queue FROM q WHERE queue <> '" SABOT_LLM_QUEUE "'",
-				  2, types, values, NULL, 0);
+				  " ELSE"
+				  " (SELECT j.queue FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
+				  " AND j.state = 'queued' AND j.queue > q.queue AND j.queue < s.queue"
+				  " ORDER BY j.queue LIMIT 1)"
+				  " END) f (queue)"
+				  " WHERE q.queue IS NOT NULL)"
+				  " SELECT queue FROM q WHERE found",
+				  3, types, values, NULL, 0);
 	for (int i = 0; i < n; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
@@ -291,13 +303,8 @@ sabot_refill_all(void)
 	while (!queue_due())
 		CHECK_FOR_INTERRUPTS();
 	note_next_due();
-	foreach(lc, ready_queues(context))
-	{
-		const char *queue = lfirst(lc);
-
-		if (!sabot_ready_is_stocked(queue))
-			sabot_refill_lane(queue);
-	}
+	foreach(lc, unstocked_queues(context))
+		sabot_refill_lane(lfirst(lc));
 	sabot_ready_has_read();
 	MemoryContextDelete(context);
 }

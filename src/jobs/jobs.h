@@ -245,7 +245,7 @@ extern int	sabot_ready_begin_fill(const char *queue, int32 *priority,
 extern void sabot_ready_end_fill(const char *queue, bool more, int32 priority,
 								 int64 job_id);
 extern bool sabot_ready_lane_to_fill(char *queue);
-extern bool sabot_ready_is_stocked(const char *queue);
+extern ArrayType *sabot_ready_stocked(void);
 
 /* What the room above adds to jobs of its queue, and to grant_usage(). */
 typedef struct SabotJobExtra

@@ -173,6 +173,29 @@ poll($node, "SELECT count(*) FROM effect WHERE name = 'among others'",
 cmp_ok(sql($node, 'SELECT waiting FROM sabot.queue_status'),
 	'>', 0, 'they still are');
 
+# Jobs that nobody was told of: in queues beside ones that wait in memory, and
+# for later.
+
+sql($node, "SELECT sabot.pause_queue(q) FROM unnest('{b,d}'::text[]) AS q");
+foreach my $queue ('b', 'd')
+{
+	sql($node,
+		"SELECT sabot.submit_job('INSERT INTO effect (name) VALUES (''held'')', queue => '$queue')");
+}
+sql($node, q{INSERT INTO sabot.job (owner, owner_name, home, queue, state, run_after,
+		retry_delay, command, settings)
+	SELECT j.owner, j.owner_name, j.home, n.queue, n.state, n.run_after, j.retry_delay,
+		'INSERT INTO effect (name) VALUES (''untold'')', j.settings
+	FROM sabot.job AS j, (VALUES ('a', 'queued'::sabot.job_state, NULL),
+		('c', 'queued', NULL), ('e', 'queued', NULL), ('b2', 'queued', NULL),
+		('a', 'scheduled', now() + interval '1 s')) AS n (queue, state, run_after)
+	WHERE j.queue = 'b'});
+poll($node, "SELECT count(*) FROM effect WHERE name = 'untold'",
+	'5', 'jobs that nobody was told of are found');
+sql($node, "SELECT sabot.resume_queue(q) FROM unnest('{b,d}'::text[]) AS q");
+poll($node, "SELECT count(*) FROM effect WHERE name = 'held'",
+	'2', 'those in memory were left alone');
+
 is( sql($node, "SELECT count(*) FROM effect WHERE name = 'aborted'"),
 	'0', 'ROLLBACK PREPARED leaves no trace');
 is( sql($node, 'SELECT count(*) FROM pg_prepared_xacts'),
