@@ -34,32 +34,38 @@ PG_FUNCTION_INFO_V1(sabot_purge);
 /*
  * purge_step - delete up to 1000 jobs that finished before a time
  *
- * Those of a role and roles it is a member of, or all with InvalidOid.
+ * Those of a role and roles it is a member of, or all with InvalidOid.  What
+ * finished before *since is left out, and *since moved on: the rows that steps
+ * before deleted are still in the way while somebody holds an old snapshot.
  * Inside a transaction of sabot's own.  Returns how many.
  */
 static int
-purge_step(TimestampTz before, Oid role)
+purge_step(TimestampTz before, TimestampTz *since, Oid role)
 {
-	Oid			types[] = {TIMESTAMPTZOID, OIDOID, BOOLOID, INT8OID};
+	Oid			types[] = {TIMESTAMPTZOID, OIDOID, BOOLOID, INT8OID, TIMESTAMPTZOID};
 	Datum		values[] = {TimestampTzGetDatum(before),
 		ObjectIdGetDatum(role), BoolGetDatum(!OidIsValid(role)),
-	Int64GetDatum(sabot_catalog(false)->home)};
+		Int64GetDatum(sabot_catalog(false)->home),
+	TimestampTzGetDatum(*since)};
 	Datum		purged;
 	bool		isnull;
 
 	sabot_spi("WITH d AS (DELETE FROM sabot.job_history WHERE job_id IN"
 			  " (SELECT h.job_id FROM sabot.job_history h WHERE h.finished_at < $1"
+			  " AND h.finished_at >= $5"
 			  " AND ($3 OR (h.home = $4 AND pg_has_role($2, h.owner, 'USAGE')))"
 			  " ORDER BY h.finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
-			  " RETURNING job_id), l AS ("
+			  " RETURNING job_id, finished_at), l AS ("
 			  "DELETE FROM sabot.job_attempt_log WHERE job_id IN (SELECT job_id FROM d)), u AS ("
 			  "DELETE FROM sabot.job_units WHERE job_id IN (SELECT job_id FROM d))"
-			  " SELECT array_agg(job_id) FROM d",
-			  4, types, values, NULL, 0);
+			  " SELECT array_agg(job_id), max(finished_at) FROM d",
+			  5, types, values, NULL, 0);
 	purged = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 						   &isnull);
 	if (isnull)
 		return 0;
+	*since = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0],
+											   SPI_tuptable->tupdesc, 2, &isnull));
 	if (sabot_job_extra())
 		sabot_job_extra()->forget(purged);
 	return ArrayGetNItems(ARR_NDIM(DatumGetArrayTypeP(purged)),
@@ -76,6 +82,7 @@ void
 sabot_purge_if_due(void)
 {
 	static TimestampTz last = 0;
+	static TimestampTz since = DT_NOBEGIN;
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (sabot_keep_jobs < 0 ||
@@ -90,10 +97,13 @@ sabot_purge_if_due(void)
 
 		CHECK_FOR_INTERRUPTS();
 		sabot_own_start_transaction(&own);
-		n = purge_step(before, InvalidOid);
+		n = purge_step(before, &since, InvalidOid);
 		sabot_own_commit_transaction(&own);
 		if (n < PURGE_STEP_JOBS)
+		{
+			since = DT_NOBEGIN;
 			return;
+		}
 	}
 	last = 0;					/* there is more: go on when idle again */
 }
@@ -111,6 +121,7 @@ sabot_purge(PG_FUNCTION_ARGS)
 	Interval   *older_than = PG_GETARG_INTERVAL_P(0);
 	Oid			caller = GetUserId();
 	TimestampTz before;
+	TimestampTz since = DT_NOBEGIN;
 	SabotOwn	own;
 	int64		total = 0;
 	int			n;
@@ -130,7 +141,7 @@ sabot_purge(PG_FUNCTION_ARGS)
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
-		n = purge_step(before, caller);
+		n = purge_step(before, &since, caller);
 		total += n;
 	} while (n > 0);
 	sabot_own_end(&own);
