@@ -44,6 +44,7 @@ attach(void)
 		proc_exit(0);
 	}
 	/* From here on pushes reach us, so that the scan after it misses none. */
+	sabot_scan_join();
 	sabot_ready_join();
 	sabot_queue_load();
 }
@@ -57,6 +58,7 @@ attach(void)
 static void
 detach(bool interrupted)
 {
+	sabot_scan_leave();
 	sabot_ready_leave(interrupted);
 	if (sabot_agent_server_stops() && sabot_run_give_back())
 		sabot_attempt_end();
@@ -89,7 +91,7 @@ run_next(void)
 	if (sabot_direct_run_next())
 		return true;
 	if (sabot_refill_is_overdue())
-		sabot_refill_all();
+		sabot_refill();
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -108,7 +110,7 @@ run_next(void)
 					found_nothing(wake_seq);
 					return false;
 				}
-				sabot_refill_all();
+				sabot_refill();
 				break;
 		}
 	}

@@ -280,7 +280,10 @@ sabot_attempt_bury(int slotno, const SabotSlot *slot)
 		record.dbid == slot->dbid && record.job_id == slot->work_id)
 		add_orphan(&record, slot->sqlstate, slot->error);
 	else
+	{
+		sabot_scan_request(slot->dbid, slot->roleid);
 		sabot_pool_wake(key, 1, GetCurrentTimestamp());
+	}
 	(void) write_record(slotno, &none);
 }
 

@@ -312,6 +312,7 @@ sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
 		/* Else the row is as it was: whoever looks next will find it. */
 		if (job->started_at != 0)
 			(void) sabot_job_give_back(job->job_id, job->attempt);
+		sabot_scan_request(MyDatabaseId, job->owner);
 		sabot_pool_wake(sabot_job_pair(job->owner, job->queue), 1,
 						GetCurrentTimestamp());
 		return;

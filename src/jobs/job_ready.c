@@ -133,7 +133,8 @@ before(const SabotReady *entry, const ReadyPlace *place)
 Size
 sabot_ready_shmem_size(void)
 {
-	return add_size(MAXALIGN(sizeof(ReadyShared)), sabot_queue_shmem_size());
+	return add_size(MAXALIGN(sizeof(ReadyShared)),
+					add_size(sabot_queue_shmem_size(), sabot_scan_shmem_size()));
 }
 
 /*
@@ -157,6 +158,7 @@ sabot_ready_shmem_init(void)
 		ready->nfree = READY_NODES;
 	}
 	sabot_queue_shmem_init(ready->lock);
+	sabot_scan_shmem_init(ready->lock);
 }
 
 /*

@@ -274,7 +274,7 @@ fail_all(SabotPairKey key, int sqlstate, const char *message,
 static void
 remember_due(Oid owner)
 {
-	TimestampTz due = sabot_refill_next_due(owner);
+	TimestampTz due = sabot_refill_next_due(owner, DT_NOBEGIN);
 
 	if (due != 0 &&
 		sabot_pool_prepare_pair(sabot_pair(owner, SABOT_AGENTS), false))
@@ -309,12 +309,9 @@ sabot_jobs_probe_owner(Oid owner, SabotCrew crew)
 				 "The server log says more. Use sabot.retry_job() when the cause is gone.");
 	else
 	{
-		/*
-		 * "Due now" makes agents look for queues that are new to them, beside
-		 * whatever else they have to do.
-		 */
+		/* "Due now" has agents look, beside whatever else they have to do. */
 		if (crew == SABOT_AGENTS)
-			sabot_ready_distrust(MyDatabaseId, owner);
+			sabot_scan_request(MyDatabaseId, owner);
 		(void) sabot_pool_prepare_pair(key, false);
 		sabot_pool_wake(key, 1, GetCurrentTimestamp());
 		return;

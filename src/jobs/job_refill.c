@@ -7,6 +7,12 @@
  * but the table has more, when scheduled jobs are due, and every few seconds
  * of idleness, in case a wake was lost.  Jobs of other crews are left alone.
  *
+ * While somebody holds an old snapshot, whoever reads an index from its
+ * beginning passes every job that has ended since.  So what need not be read
+ * from the beginning is not: lanes that have something in them, and jobs
+ * scheduled for a time before the one that has come.  For the rest, which
+ * makes up for lost wakes, see job_scan.c.
+ *
  * IDENTIFICATION
  *		src/jobs/job_refill.c
  *
@@ -28,13 +34,13 @@
 #define FILL_LIMIT		4096
 #define DUE_LIMIT		1000
 
-/* A full look at the table is taken no more often than this, in ms. */
-#define FULL_SCAN_MS	2000
-
 /* An agent that has other work asks this often whether one is due, in ms. */
 #define BUSY_CHECK_MS	100
 
-static TimestampTz last_full_scan = 0;
+/* A due job whose row somebody has locked is tried again after this, in ms. */
+#define LOCKED_RETRY_MS	20
+
+static TimestampTz looked_for_due = 0;	/* when our agent last did */
 
 /*
  * begin_scan - begin a transaction of sabot's own for looking at the table
@@ -119,25 +125,28 @@ sabot_refill_lane(const char *queue)
 /*
  * queue_due - make scheduled jobs of our pair that are due ready
  *
- * Returns false if there may be more of them.
+ * Those due before *since are left out.  Returns false if there may be more of
+ * them, due at *since or later.
  */
 static bool
-queue_due(void)
+queue_due(TimestampTz *since)
 {
-	Oid			types[] = {OIDOID, INT8OID};
-	Datum		values[2];
+	Oid			types[] = {OIDOID, INT8OID, TIMESTAMPTZOID};
+	Datum		values[3];
 	SabotOwn	own;
 	int			n;
 
 	begin_scan(&own);
 	pair_values(values);
+	values[2] = TimestampTzGetDatum(*since);
 	n = sabot_spi("UPDATE sabot.job SET state = 'queued' WHERE job_id IN"
 				  " (SELECT j.job_id FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
-				  " AND j.state = 'scheduled' AND j.run_after <= clock_timestamp()"
+				  " AND j.state = 'scheduled' AND j.run_after >= $3"
+				  " AND j.run_after <= clock_timestamp()"
 				  " AND j.queue <> '" SABOT_LLM_QUEUE "'"
 				  " ORDER BY j.run_after LIMIT 1000 FOR UPDATE SKIP LOCKED)"
-				  " RETURNING job_id, priority, queue",
-				  2, types, values, NULL, 0);
+				  " RETURNING job_id, priority, queue, run_after",
+				  3, types, values, NULL, 0);
 	for (int i = 0; i < n; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
@@ -145,9 +154,12 @@ queue_due(void)
 		bool		isnull;
 		int64		job_id = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
 		int32		priority = DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull));
+		TimestampTz run_after = DatumGetTimestampTz(SPI_getbinval(row, desc,
+																  4, &isnull));
 
 		sabot_pending_submit(job_id, priority, SPI_getvalue(row, desc, 3),
 							 GetSessionUserId(), 0, 0);
+		*since = Max(*since, run_after);
 	}
 	if (n > 0)
 		sabot_queue_refresh();
@@ -158,23 +170,26 @@ queue_due(void)
 /*
  * sabot_refill_next_due - when the next job of a role that agents run is due
  *
- * Returns 0 if there is none.  To be called in no transaction.
+ * Those due before "since" are left out.  Returns 0 if there is none.  To be
+ * called in no transaction.
  */
 TimestampTz
-sabot_refill_next_due(Oid owner)
+sabot_refill_next_due(Oid owner, TimestampTz since)
 {
-	Oid			types[] = {OIDOID, INT8OID};
-	Datum		values[2];
+	Oid			types[] = {OIDOID, INT8OID, TIMESTAMPTZOID};
+	Datum		values[3];
 	SabotOwn	own;
 	TimestampTz due = 0;
 
 	begin_scan(&own);
 	values[0] = ObjectIdGetDatum(owner);
 	values[1] = Int64GetDatum(sabot_catalog(false)->home);
+	values[2] = TimestampTzGetDatum(since);
 	if (sabot_spi("SELECT run_after FROM sabot.job WHERE owner = $1 AND home = $2"
-				  " AND state = 'scheduled' AND queue <> '" SABOT_LLM_QUEUE "'"
+				  " AND state = 'scheduled' AND run_after >= $3"
+				  " AND queue <> '" SABOT_LLM_QUEUE "'"
 				  " ORDER BY run_after LIMIT 1",
-				  2, types, values, NULL, 0) > 0)
+				  3, types, values, NULL, 0) > 0)
 	{
 		bool		isnull;
 
@@ -186,18 +201,27 @@ sabot_refill_next_due(Oid owner)
 }
 
 /*
- * note_next_due - tell the pool when the next scheduled job of our pair is due
+ * look_for_due - see to the scheduled jobs of our pair that are due at a time
+ * or later
  *
- * A job scheduled meanwhile tells the pool itself, when it commits; so the
- * pool is told before we look, and what it knows is only lowered after.
+ * A job scheduled meanwhile tells the pool itself when it commits, and may be
+ * due before that time.  So what the pool knows is taken from it before the
+ * next due job is looked for, and only lowered after.
  */
 static void
-note_next_due(void)
+look_for_due(TimestampTz since)
 {
+	TimestampTz from = since;
 	TimestampTz due;
 
-	sabot_pool_set_due(sabot_my_pair(), 0);
-	due = sabot_refill_next_due(GetSessionUserId());
+	looked_for_due = GetCurrentTimestamp();
+	while (!queue_due(&from))
+		CHECK_FOR_INTERRUPTS();
+	/* From "since" again: somebody may have had some of them locked. */
+	due = sabot_pool_take_due(sabot_my_pair());
+	if (due != 0)
+		since = Min(since, due);
+	due = sabot_refill_next_due(GetSessionUserId(), since);
 	if (due != 0)
 		sabot_pool_wake(sabot_my_pair(), 0, due);
 }
@@ -254,18 +278,41 @@ unstocked_queues(MemoryContext context)
 }
 
 /*
- * sabot_refill_is_due - whether it is time for a full look at the table
+ * next_due - when the next scheduled job of our pair is due, as far as the
+ * pool knows; 0 if there is none
+ */
+static TimestampTz
+next_due(void)
+{
+	SabotPair	pair;
+
+	return sabot_pool_get_pair(sabot_my_pair(), &pair) ? pair.next_due : 0;
+}
+
+/*
+ * has_due - whether to look for scheduled jobs that are due
+ *
+ * One that was due when we last looked is there because it was locked.
+ */
+static bool
+has_due(void)
+{
+	TimestampTz due = next_due();
+	TimestampTz now = GetCurrentTimestamp();
+
+	return due != 0 && due <= now &&
+		(due > looked_for_due ||
+		 TimestampDifferenceExceeds(looked_for_due, now, LOCKED_RETRY_MS));
+}
+
+/*
+ * sabot_refill_is_due - whether it is time to look at the table, for scheduled
+ * jobs that are due or for everything
  */
 bool
 sabot_refill_is_due(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	SabotPair	pair;
-
-	if (TimestampDifferenceExceeds(last_full_scan, now, FULL_SCAN_MS))
-		return true;
-	return sabot_pool_get_pair(sabot_my_pair(), &pair) &&
-		pair.next_due != 0 && pair.next_due <= now;
+	return has_due() || sabot_scan_is_due();
 }
 
 /*
@@ -287,24 +334,36 @@ sabot_refill_is_overdue(void)
 }
 
 /*
- * sabot_refill_all - look for everything our pair could run
- *
- * To be called in no transaction.
+ * scan - look for everything our pair could run
  */
-void
-sabot_refill_all(void)
+static void
+scan(void)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
 												  "sabot refill",
 												  ALLOCSET_SMALL_SIZES);
+	TimestampTz began_at = sabot_scan_begin();
 	ListCell   *lc;
 
-	last_full_scan = GetCurrentTimestamp();
-	while (!queue_due())
-		CHECK_FOR_INTERRUPTS();
-	note_next_due();
+	look_for_due(DT_NOBEGIN);
 	foreach(lc, unstocked_queues(context))
 		sabot_refill_lane(lfirst(lc));
-	sabot_ready_has_read();
+	sabot_scan_end(began_at);
 	MemoryContextDelete(context);
+}
+
+/*
+ * sabot_refill - look at the table for what it is time for
+ *
+ * To be called in no transaction.
+ */
+void
+sabot_refill(void)
+{
+	TimestampTz due = next_due();
+
+	if (sabot_scan_is_due())
+		scan();
+	else if (due != 0)
+		look_for_due(due);
 }

@@ -281,10 +281,20 @@ extern void sabot_queue_changed(const char *queue, bool paused,
 								int max_running);
 extern void sabot_check_queue_name(const char *queue);
 
+/* in job_scan.c */
+extern Size sabot_scan_shmem_size(void);
+extern void sabot_scan_shmem_init(LWLock *lock);
+extern void sabot_scan_join(void);
+extern void sabot_scan_leave(void);
+extern void sabot_scan_request(Oid dbid, Oid roleid);
+extern bool sabot_scan_is_due(void);
+extern TimestampTz sabot_scan_begin(void);
+extern void sabot_scan_end(TimestampTz began_at);
+
 /* in job_refill.c */
 extern void sabot_refill_lane(const char *queue);
-extern void sabot_refill_all(void);
-extern TimestampTz sabot_refill_next_due(Oid owner);
+extern void sabot_refill(void);
+extern TimestampTz sabot_refill_next_due(Oid owner, TimestampTz since);
 extern bool sabot_refill_is_due(void);
 extern bool sabot_refill_is_overdue(void);
 

@@ -230,18 +230,21 @@ sabot_pool_no_work(SabotPairKey key, uint64 wake_seq)
 }
 
 /*
- * sabot_pool_set_due - say when a pair's next scheduled work is due
+ * sabot_pool_take_due - when a pair's next scheduled work is due, which the
+ * pool forgets; 0 if it knows of none
  *
- * 0 means that there is none.
+ * For who looks what is due, and then tells when the next is.
  */
-void
-sabot_pool_set_due(SabotPairKey key, TimestampTz next_due)
+TimestampTz
+sabot_pool_take_due(SabotPairKey key)
 {
 	SabotPair  *pair = lock_new_pair(key);
+	TimestampTz next_due = pair ? pair->next_due : 0;
 
 	if (pair)
-		pair->next_due = next_due;
+		pair->next_due = 0;
 	LWLockRelease(sabot_pool->lock);
+	return next_due;
 }
 
 /*
