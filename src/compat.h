@@ -36,6 +36,11 @@
 #define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
 #endif
 
+/* 18 marks functions that never return in front of their declaration. */
+#ifndef pg_noreturn
+#define pg_noreturn __attribute__((noreturn))
+#endif
+
 /* 17 lets an extension name its wait events. */
 #if PG_VERSION_NUM < 170000
 #define WaitEventExtensionNew(name) ((uint32) PG_WAIT_EXTENSION)

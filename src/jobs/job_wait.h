@@ -11,6 +11,7 @@
 #ifndef SABOT_JOB_WAIT_H
 #define SABOT_JOB_WAIT_H
 
+#include "compat.h"
 #include "fmgr.h"
 #include "jobs/jobs.h"
 
@@ -50,7 +51,7 @@ extern void sabot_job_look(int64 job_id, bool want_rows, SabotJobLook *look);
 extern SabotJobState sabot_job_current_state(const SabotJobLook *look,
 											 bool running);
 extern int	sabot_job_queue_limit(const char *queue);
-extern void sabot_job_missing(int64 job_id) pg_attribute_noreturn();
+pg_noreturn extern void sabot_job_missing(int64 job_id);
 
 /* in job_status.c, callable from SQL */
 extern Datum sabot_is_mine(PG_FUNCTION_ARGS);
