@@ -230,9 +230,11 @@ GRANT CONNECT ON DATABASE contrib_regression TO PUBLIC;
 -- A warm agent is not used for a role that has lost its rights.
 SET SESSION AUTHORIZATION regress_locked;
 SELECT count(*) = 1 AS warm FROM sabot.run('SELECT 1');
-SELECT sabot.submit_job('SELECT 1', run_after => clock_timestamp() + interval '0.2 s') AS locked \gset
+BEGIN;
+SELECT sabot.submit_job('SELECT 1') AS locked \gset
 RESET SESSION AUTHORIZATION;
 REVOKE CONNECT ON DATABASE contrib_regression FROM PUBLIC, regress_locked;
+COMMIT;
 SELECT * FROM pg_temp.outcome(:locked);
 GRANT CONNECT ON DATABASE contrib_regression TO PUBLIC;
 -- revoke_usage takes it all back.

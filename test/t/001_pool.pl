@@ -270,9 +270,13 @@ sql($node, "CREATE ROLE dave LOGIN; SELECT sabot.grant_usage('dave')");
 $job = submit($node, 'SELECT 1', user => 'dave');
 ends($node, $job, 'completed', 'a role that will be dropped');
 $agent = job($node, $job, 'pid');
-$job = submit($node, 'SELECT 1',
-	user => 'dave', args => "run_after => clock_timestamp() + interval '1 s'");
-sql($node, "SELECT sabot.revoke_usage('dave'); DROP ROLE dave");
+$job = sql($node, <<'SQL');
+SET SESSION AUTHORIZATION dave;
+SELECT sabot.submit_job('SELECT 1', run_after => clock_timestamp() + interval '1 s');
+RESET SESSION AUTHORIZATION;
+DO $$BEGIN PERFORM sabot.revoke_usage('dave'); END$$;
+DROP ROLE dave;
+SQL
 ok(wait_until(sub { !alive($agent) }), 'the agent of a dropped role leaves');
 ends($node, $job, 'failed', 'its waiting job fails');
 like(job($node, $job, 'sqlstate, error'),

@@ -135,9 +135,11 @@ sql_fails($node,
 	"BEGIN; CALL sabot.wait_for_job(sabot.submit_job('SELECT 1')); COMMIT",
 	qr/ERROR:  55000: .*this transaction/,
 	'waiting for a job of an open transaction');
+sql($node, q{SELECT sabot.pause_queue('self')});
 $job = submit($node, "SELECT pg_sleep(0); SELECT wait_for_named('self')",
-	args => "run_after => clock_timestamp() + interval '0.3 s'");
-sql($node, "INSERT INTO named VALUES ('self', $job)");
+	args => "queue => 'self'");
+sql($node, "INSERT INTO named VALUES ('self', $job);"
+	  . " SELECT sabot.resume_queue('self')");
 ends($node, $job, 'failed', 'a job that waits for itself');
 like(job($node, $job, 'sqlstate, error'),
 	qr/^55000\|/, 'is told so');
