@@ -75,7 +75,7 @@ else
 # Only the targets further down work: they install what is missing first.
 all install clean installcheck: FORCE
 	@echo "$(PG_CONFIG): cannot build extensions with it;" \
-		"install postgresql-server-dev-15 or set PG_CONFIG" >&2; exit 1
+		"install postgresql-server-dev-NN or set PG_CONFIG" >&2; exit 1
 
 endif
 
