@@ -15,6 +15,17 @@ my $me = sql($node, 'SELECT current_user');
 sql($node, "CREATE ROLE $_ LOGIN; SELECT sabot.grant_usage('$_')")
   foreach qw(alice bob carol);
 
+my $through_gate = 'SELECT pg_advisory_xact_lock(1)';
+
+# closed_gate() - a session that keeps jobs of $through_gate running
+sub closed_gate
+{
+	my $session = user_session($node);
+
+	$session->query_safe('SELECT pg_advisory_lock(1)');
+	return $session;
+}
+
 # Lazy start
 
 $node->restart;
@@ -60,10 +71,12 @@ poll($node, 'SELECT count(*) FROM sabot.agent_status',
 	'0', 'stop_agents: they leave', user => 'alice');
 is(agent_of($node, $me), $agent, "stop_agents leaves others' agents alone");
 
-my $busy = submit($node, 'SELECT pg_sleep(0.5)', user => 'alice');
+my $gate = closed_gate();
+my $busy = submit($node, $through_gate, user => 'alice');
 running($node, $busy);
 is(sql($node, 'SELECT sabot.stop_agents()', user => 'alice'),
 	'1', 'stop_agents counts busy agents');
+$gate->quit;
 ends($node, $busy, 'completed', 'a busy agent ends its job before it leaves');
 is(job($node, $busy, 'attempt, losses'), '1|0', 'in one attempt');
 is(agent_of($node, 'bob'),
@@ -337,9 +350,11 @@ is(sql($node, 'SELECT losses FROM sabot.pool_status'),
 
 # Off and on
 
-$busy = submit($node, 'SELECT pg_sleep(0.5)');
+$gate = closed_gate();
+$busy = submit($node, $through_gate);
 running($node, $busy);
 set_conf($node, 'sabot.enabled' => 'off');
+$gate->quit;
 ends($node, $busy, 'completed', 'sabot.enabled off: running work ends');
 poll($node, 'SELECT agents FROM sabot.pool_status',
 	'0', 'sabot.enabled off: agents leave');
