@@ -8,7 +8,8 @@
 -- The counters of a job are those of its row in llm_count with the answers
 -- that came since, seen in one snapshot, so they add up at any instant.  What
 -- is costly is a scalar subquery behind OFFSET 0, so that the planner leaves
--- out what is not asked for and works out once what is.
+-- out what is not asked for and works out once what is.  An upper bound of
+-- infinity has it expect few rows above the lower one, and use the index.
 --
 
 CREATE FUNCTION llm_activity(OUT job_id bigint, OUT running integer,
@@ -142,7 +143,8 @@ CREATE VIEW llm_work AS
 					+ COALESCE(sum(a.attempts), 0)::bigint AS attempts
 			FROM llm_answer AS a
 			WHERE a.job_id = l.job_id
-				AND a.finished_at > COALESCE(c.counted_at, '-infinity')) AS n
+				AND a.finished_at > COALESCE(c.counted_at, '-infinity')
+				AND a.finished_at <= 'infinity') AS n
 		CROSS JOIN LATERAL (
 			SELECT n.attempts + (
 					SELECT count(*) FROM llm_failure AS f
@@ -184,6 +186,7 @@ CREATE VIEW llm_progress WITH (security_barrier) AS
 				SELECT count(*) FROM llm_answer AS a
 				WHERE a.job_id = w.job_id
 					AND a.finished_at > w.until - interval '1 min'
+					AND a.finished_at <= 'infinity'
 					AND a.state <> 'skipped') AS last_minute,
 			(
 				SELECT percentile_cont(ARRAY[0.5, 0.95])
