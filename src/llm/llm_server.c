@@ -161,19 +161,26 @@ sabot_llm_make_ready(SabotLlmRun *run, bool was_stopped)
 {
 	MemoryContext caller = MemoryContextSwitchTo(run->answer_context);
 	bool		ready = true;
+	bool		news = false;
 
 	if (was_stopped || run->settle)
+	{
 		ready = probe(run, was_stopped);
+		if (ready)
+			news = sabot_gate_good(run->endpoint->origin, NULL);
+	}
 	if (ready && !run->looked_up)
 		ready = run->looked_up = look_up_model(run);
 	if (ready && !run->warm)
 		ready = run->warm = load(run);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(run->answer_context);
-	if (!ready)
-		return false;
-	run->settle = false;
-	if (sabot_gate_good(run->endpoint->origin, run->spec->model))
+	if (ready)
+	{
+		news |= sabot_gate_good(run->endpoint->origin, run->spec->model);
+		run->settle = false;
+	}
+	if (news)
 		sabot_pool_wake_crew(SABOT_LLM_WORKERS);
-	return true;
+	return ready;
 }

@@ -223,7 +223,7 @@ run_next(void)
 	bool		blocked = sabot_queue_is_blocked(SABOT_LLM_QUEUE);
 	int			n = 0;
 
-	sabot_pool_set_due(sabot_my_pair(), 0);
+	(void) sabot_pool_take_due(sabot_my_pair());
 	if (!blocked)
 		n = find_candidates(candidates, &due);
 	for (int i = 0; i < n; i++)
