@@ -53,7 +53,7 @@ SELECT p.oid::regprocedure AS unsafe_definer
 SELECT p.proname, p.provolatile, p.proparallel
 	FROM member AS m JOIN pg_proc AS p ON p.oid = m.objid
 	WHERE m.catalog = 'pg_proc'
-		AND (p.proname ~ '^(submit|cancel|retry|pause|resume|set|purge|adopt|run$|wait_for|start|stop|grant|revoke)'
+		AND (p.proname ~ '^(submit|cancel|retry|pause|resume|set|purge|adopt|run$|wait_for|start|stop|grant|revoke|preview|add_|drop_|check_)'
 				<> (p.provolatile = 'v' AND p.proparallel = 'u')
 			AND p.proname NOT IN ('job_state', 'job_rows', 'warn_unless_preloaded')
 			OR p.proparallel = 's' AND p.provolatile = 'v')
@@ -69,7 +69,9 @@ SELECT format('%s(%s)%s', p.proname, pg_get_function_arguments(p.oid),
 			'cancel_job', 'retry_job', 'pause_job', 'resume_job',
 			'pause_queue', 'resume_queue', 'set_queue_limit', 'purge',
 			'adopt_jobs', 'start_agents', 'stop_agents', 'grant_usage',
-			'revoke_usage', 'check')
+			'revoke_usage', 'check', 'submit_llm_job', 'submit_embedding_job',
+			'add_llm_endpoint', 'drop_llm_endpoint', 'check_llm',
+			'preview_llm_job', 'retry_llm_items')
 	ORDER BY p.proname;
 \pset format aligned
 SELECT unnest(enum_range(NULL::sabot.job_state)) AS job_state;
@@ -83,7 +85,11 @@ WITH pinned(view, columns) AS (VALUES
 	('agent_status', '{slot,pid,database,role,state,job_id,since,jobs_done,queries_done,memory_bytes}'),
 	('pool_status', '{agents,busy,idle,starting,slots,waiting_pairs,starts,evictions,losses}'),
 	('overhead_profile', '{component,first_ms,count,mean_ms,p50_ms,p95_ms,share}'),
-	('metric', '{name,labels,value}'))
+	('metric', '{name,labels,value}'),
+	('llm_result', '{job_id,item,key,state,prompt,response,value,error_class,error,attempts,latency_ms,queue_ms,load_ms,prompt_tokens,output_tokens,model,model_digest,answered_by,finished_at}'),
+	('llm_progress', '{job_id,name,state,endpoint,model,total,done,fallback,failed,skipped,running,pending,reused,attempts,timeouts,timeout_rate,rate_1m,rate_overall,eta,latency_p50_ms,latency_p95_ms,tokens_per_s,server_queue_ms,item_age,connections,worker_rss_bytes,worker_cpu_ms_per_item,bar}'),
+	('llm_health', '{job_id,steady_rate,few_timeouts,predictable_eta,low_resource_use,no_parallel_conflict,detail}'),
+	('llm_endpoint_status', '{endpoint,url,api,max_in_flight,in_flight,state,next_probe,error,requests,connections}'))
 SELECT p.view,
 		(SELECT array_agg(a.attname ORDER BY a.attnum)
 			FROM pg_attribute AS a
