@@ -44,7 +44,6 @@
 #define CONNECT_TIMEOUT_MS 2000
 #define MAX_KEPT_BODY (64 * 1024)	/* a larger buffer is not kept */
 #define MAX_KEPT_REQUESTS 8		/* unused SabotHttp kept */
-#define MAX_GET_RESPONSE (4 * 1024 * 1024)
 #define EVENTS_AT_ONCE 16
 
 static CURLM * multi = NULL;
@@ -694,13 +693,34 @@ void
 sabot_http_end(SabotHttp *http)
 {
 	abort_request(http);
-	if (http->guard != NULL)
-		http->guard->http = NULL;
+	if (http->holder != NULL)
+		*http->holder = NULL;
 	dlist_delete(&http->node);
 	nopen--;
 	put_away(http);
 	if (nopen == 0 && forget_later)
 		close_connections();
+}
+
+/*
+ * sabot_transfer_hold - have *holder set to NULL when the request ends
+ */
+void
+sabot_transfer_hold(SabotHttp *http, SabotHttp **holder)
+{
+	*holder = http;
+	http->holder = holder;
+}
+
+/*
+ * sabot_transfer_waited - a wait for one request is over
+ *
+ * Others may have ended meanwhile: the next sabot_http_wait() is not to sleep.
+ */
+void
+sabot_transfer_waited(void)
+{
+	has_news = true;
 }
 
 /*
@@ -715,73 +735,4 @@ sabot_http_forget_connections(void)
 		close_connections();
 	else
 		forget_later = true;
-}
-
-/*
- * end_guarded - memory context callback: end a request that was left open
- */
-static void
-end_guarded(void *arg)
-{
-	RequestGuard *guard = arg;
-
-	if (guard->http != NULL)
-		sabot_http_end(guard->http);
-}
-
-/*
- * get_once - one request, from the beginning to the reply
- */
-static SabotHttp *
-get_once(const SabotEndpoint *endpoint, const char *path, const char *body,
-		 int64 timeout_ms)
-{
-	RequestGuard *guard = palloc0(sizeof(RequestGuard));
-	SabotHttp  *http;
-
-	guard->callback.func = end_guarded;
-	guard->callback.arg = guard;
-	MemoryContextRegisterResetCallback(CurrentMemoryContext,
-									   &guard->callback);
-	http = sabot_http_start(endpoint, path, body, timeout_ms,
-							MAX_GET_RESPONSE);
-	guard->http = http;
-	http->guard = guard;
-	PG_TRY();
-	{
-		while (!sabot_http_is_done(http))
-		{
-			CHECK_FOR_INTERRUPTS();
-			sabot_http_wait(-1);
-		}
-	}
-	PG_CATCH();
-	{
-		sabot_http_end(http);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	return http;
-}
-
-/*
- * sabot_http_get - a request, waited for here
- *
- * Parameters as those of sabot_http_start().  The reply lives until *http is
- * ended.  The caller does that; if an error is raised before, the request
- * ends with the current memory context.  Sends again, once, if a kept
- * connection turned out dead.  Raises what sabot_http_start() and interrupts
- * raise.
- */
-const SabotReply *
-sabot_http_get(const SabotEndpoint *endpoint, const char *path,
-			   const char *body, int64 timeout_ms, SabotHttp **http)
-{
-	*http = get_once(endpoint, path, body, timeout_ms);
-	if ((*http)->reply.stale)
-	{
-		sabot_http_end(*http);
-		*http = get_once(endpoint, path, body, timeout_ms);
-	}
-	return sabot_http_reply(*http);
 }

@@ -3,7 +3,7 @@
  * llm_transfer.h
  *		One HTTP request of libcurl's: what goes in and what comes out.
  *
- * Between llm_http.c and llm_transfer.c only.
+ * Between llm_http.c, llm_get.c and llm_transfer.c only.
  *
  * IDENTIFICATION
  *		src/llm/llm_transfer.h
@@ -18,20 +18,13 @@
 #include "lib/ilist.h"
 #include "llm/llm.h"
 
-/* Ends a request when the memory context it was made in goes away. */
-typedef struct RequestGuard
-{
-	MemoryContextCallback callback;
-	SabotHttp  *http;			/* NULL once it was ended */
-} RequestGuard;
-
 /* A request, or the makings of one.  In TopMemoryContext. */
 struct SabotHttp
 {
 	dlist_node	node;			/* in open_requests or unused_requests */
 	CURL	   *curl;
 	struct curl_slist *headers; /* of the request */
-	RequestGuard *guard;		/* or NULL */
+	SabotHttp **holder;			/* set to NULL at the end; or NULL */
 	SabotReply	reply;
 	bool		running;		/* libcurl is at it */
 	int64		start_us;
@@ -51,6 +44,7 @@ struct SabotHttp
 	char		error[CURL_ERROR_SIZE];
 };
 
+/* in llm_transfer.c */
 extern bool sabot_transfer_has_written(const SabotHttp *http);
 extern CURLcode sabot_transfer_prepare(SabotHttp *http, const char *url,
 									   const char *authorization,
@@ -58,5 +52,9 @@ extern CURLcode sabot_transfer_prepare(SabotHttp *http, const char *url,
 									   bool new_connection);
 extern void sabot_transfer_reply(SabotHttp *http, CURLcode code,
 								 bool timed_out);
+
+/* in llm_http.c, for llm_get.c */
+extern void sabot_transfer_hold(SabotHttp *http, SabotHttp **holder);
+extern void sabot_transfer_waited(void);
 
 #endif							/* SABOT_LLM_TRANSFER_H */
