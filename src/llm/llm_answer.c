@@ -64,7 +64,7 @@ typedef struct Reading
 	char	   *digest;
 } Reading;
 
-typedef void (*Reader) (const cJSON * json, Reading *reading);
+typedef void (*Reader) (const cJSON *json, Reading *reading);
 
 /*
  * sabot_error_class_label - what SQL calls a class; a constant
@@ -224,7 +224,7 @@ read_reply(const SabotReply *reply, Reading *reading, Reader reader)
 		return;
 	PG_TRY();
 	{
-		const		cJSON *error = sabot_json_member(json, "error");
+		const cJSON *error = sabot_json_member(json, "error");
 		const char *words = cJSON_IsObject(error) ?
 		sabot_json_string(error, "message") : cJSON_GetStringValue(error);
 
@@ -245,7 +245,7 @@ read_reply(const SabotReply *reply, Reading *reading, Reader reader)
  * count_of - a member that is a number of things, -1 if it is not there
  */
 static int
-count_of(const cJSON * object, const char *key)
+count_of(const cJSON *object, const char *key)
 {
 	double		value = sabot_json_number(object, key, -1);
 
@@ -303,7 +303,7 @@ take_content(const char *content, Reading *reading)
  * the time the request waited for others.
  */
 static void
-read_ollama_account(const cJSON * json, SabotAnswer *answer)
+read_ollama_account(const cJSON *json, SabotAnswer *answer)
 {
 	double		total = sabot_json_number(json, "total_duration", -1);
 	double		load = sabot_json_number(json, "load_duration", 0);
@@ -323,10 +323,10 @@ read_ollama_account(const cJSON * json, SabotAnswer *answer)
  * read_ollama_chat - Reader: an answer of /api/chat
  */
 static void
-read_ollama_chat(const cJSON * json, Reading *reading)
+read_ollama_chat(const cJSON *json, Reading *reading)
 {
 	SabotAnswer *answer = reading->answer;
-	const		cJSON *message = sabot_json_member(json, "message");
+	const cJSON *message = sabot_json_member(json, "message");
 	const char *content = sabot_json_string(message, "content");
 	const char *reason = sabot_json_string(json, "done_reason");
 
@@ -351,9 +351,9 @@ read_ollama_chat(const cJSON * json, Reading *reading)
  * llama-server adds the time.
  */
 static void
-read_openai_account(const cJSON * json, SabotAnswer *answer)
+read_openai_account(const cJSON *json, SabotAnswer *answer)
 {
-	const		cJSON *usage = sabot_json_member(json, "usage");
+	const cJSON *usage = sabot_json_member(json, "usage");
 
 	answer->prompt_tokens = count_of(usage, "prompt_tokens");
 	answer->output_tokens = count_of(usage, "completion_tokens");
@@ -365,12 +365,12 @@ read_openai_account(const cJSON * json, SabotAnswer *answer)
  * read_openai_chat - Reader: an answer of /v1/chat/completions
  */
 static void
-read_openai_chat(const cJSON * json, Reading *reading)
+read_openai_chat(const cJSON *json, Reading *reading)
 {
 	SabotAnswer *answer = reading->answer;
-	const		cJSON *choices = sabot_json_member(json, "choices");
-	const		cJSON *choice = cJSON_GetArrayItem(choices, 0);
-	const		cJSON *message = sabot_json_member(choice, "message");
+	const cJSON *choices = sabot_json_member(json, "choices");
+	const cJSON *choice = cJSON_GetArrayItem(choices, 0);
+	const cJSON *message = sabot_json_member(choice, "message");
 	const char *content = sabot_json_string(message, "content");
 	const char *refusal = sabot_json_string(message, "refusal");
 	const char *reason = sabot_json_string(choice, "finish_reason");
@@ -401,10 +401,10 @@ read_openai_chat(const cJSON * json, Reading *reading)
  * not an array of finite numbers of that length.
  */
 static bool
-take_vector(const cJSON * numbers, int position, Reading *reading)
+take_vector(const cJSON *numbers, int position, Reading *reading)
 {
 	SabotAnswer *answer = reading->answer;
-	const		cJSON *number;
+	const cJSON *number;
 	float4	   *target;
 	int			n = 0;
 
@@ -436,7 +436,7 @@ take_vector(const cJSON * numbers, int position, Reading *reading)
  * The OpenAI api numbers them.
  */
 static int
-vector_place(const cJSON * member, int position)
+vector_place(const cJSON *member, int position)
 {
 	return (int) Min(Max(sabot_json_number(member, "index", position), -1),
 					 INT_MAX);
@@ -446,14 +446,14 @@ vector_place(const cJSON * member, int position)
  * read_vectors - Reader: an answer of /api/embed or /v1/embeddings
  */
 static void
-read_vectors(const cJSON * json, Reading *reading)
+read_vectors(const cJSON *json, Reading *reading)
 {
 	SabotAnswer *answer = reading->answer;
 	bool		openai = reading->endpoint->api == SABOT_API_OPENAI;
-	const		cJSON *list = sabot_json_member(json,
-												openai ? "data" : "embeddings");
+	const cJSON *list = sabot_json_member(json,
+										  openai ? "data" : "embeddings");
 	bool	   *taken = palloc0(reading->nprompts + 1);
-	const		cJSON *member;
+	const cJSON *member;
 	int			n = 0;
 
 	if (openai)
@@ -470,7 +470,7 @@ read_vectors(const cJSON * json, Reading *reading)
 	cJSON_ArrayForEach(member, list)
 	{
 		int			place = openai ? vector_place(member, n) : n;
-		const		cJSON *vector = openai ?
+		const cJSON *vector = openai ?
 		sabot_json_member(member, "embedding") : member;
 
 		if (place < 0 || place >= reading->nprompts || taken[place] ||
@@ -514,7 +514,7 @@ sabot_answer_read(const SabotEndpoint *endpoint, const SabotLlmSpec *spec,
  * One for embeddings does not say that it is done.
  */
 static void
-read_loaded(const cJSON * json, Reading *reading)
+read_loaded(const cJSON *json, Reading *reading)
 {
 	read_ollama_account(json, reading->answer);
 	if (!reading->spec->embedding &&
@@ -545,7 +545,7 @@ sabot_answer_read_load(const SabotEndpoint *endpoint,
  * read_nothing - Reader: any object will do
  */
 static void
-read_nothing(const cJSON * json, Reading *reading)
+read_nothing(const cJSON *json, Reading *reading)
 {
 }
 
@@ -603,11 +603,11 @@ is_same_model(const char *a, const char *b)
  * read_models - Reader: the list of a server's models
  */
 static void
-read_models(const cJSON * json, Reading *reading)
+read_models(const cJSON *json, Reading *reading)
 {
 	bool		openai = reading->endpoint->api == SABOT_API_OPENAI;
-	const		cJSON *list = sabot_json_member(json, openai ? "data" : "models");
-	const		cJSON *member;
+	const cJSON *list = sabot_json_member(json, openai ? "data" : "models");
+	const cJSON *member;
 
 	if (!cJSON_IsArray(list))
 	{
@@ -653,7 +653,7 @@ sabot_answer_read_models(const SabotEndpoint *endpoint,
  * read_version - the version in the JSON of a reply, or NULL
  */
 static char *
-read_version(const cJSON * json)
+read_version(const cJSON *json)
 {
 	const char *version = sabot_json_string(json, "version");
 

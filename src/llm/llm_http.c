@@ -46,7 +46,7 @@
 #define MAX_KEPT_REQUESTS 8		/* unused SabotHttp kept */
 #define EVENTS_AT_ONCE 16
 
-static CURLM * multi = NULL;
+static CURLM *multi = NULL;
 static dlist_head open_requests = DLIST_STATIC_INIT(open_requests);
 static dlist_head unused_requests = DLIST_STATIC_INIT(unused_requests);
 static int	nopen = 0;
@@ -86,7 +86,7 @@ now_us(void)
  * watch_socket - CURLMOPT_SOCKETFUNCTION: what libcurl waits for
  */
 static int
-watch_socket(CURL * curl, curl_socket_t sock, int what, void *arg,
+watch_socket(CURL *curl, curl_socket_t sock, int what, void *arg,
 			 void *socket_arg)
 {
 	uint32		events = 0;
@@ -102,7 +102,7 @@ watch_socket(CURL * curl, curl_socket_t sock, int what, void *arg,
  * set_timer - CURLMOPT_TIMERFUNCTION: when libcurl wants to be called
  */
 static int
-set_timer(CURLM * handle, long timeout_ms, void *arg)
+set_timer(CURLM *handle, long timeout_ms, void *arg)
 {
 	curl_timer_us = timeout_ms < 0 ? -1 : now_us() + timeout_ms * INT64CONST(1000);
 	return 0;

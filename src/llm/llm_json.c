@@ -207,8 +207,8 @@ sabot_json_parse(const char *text, size_t len, const char **problem,
  *
  * object may be anything, also NULL.
  */
-const		cJSON *
-sabot_json_member(const cJSON * object, const char *key)
+const cJSON *
+sabot_json_member(const cJSON *object, const char *key)
 {
 	if (!cJSON_IsObject(object))
 		return NULL;
@@ -221,7 +221,7 @@ sabot_json_member(const cJSON * object, const char *key)
  * In UTF-8; lives as long as the object.
  */
 const char *
-sabot_json_string(const cJSON * object, const char *key)
+sabot_json_string(const cJSON *object, const char *key)
 {
 	return cJSON_GetStringValue(sabot_json_member(object, key));
 }
@@ -230,9 +230,9 @@ sabot_json_string(const cJSON * object, const char *key)
  * sabot_json_number - a member of an object if it is a number
  */
 double
-sabot_json_number(const cJSON * object, const char *key, double otherwise)
+sabot_json_number(const cJSON *object, const char *key, double otherwise)
 {
-	const		cJSON *member = sabot_json_member(object, key);
+	const cJSON *member = sabot_json_member(object, key);
 
 	return cJSON_IsNumber(member) ? member->valuedouble : otherwise;
 }

@@ -25,11 +25,11 @@ typedef enum SabotJsonFault
 } SabotJsonFault;
 
 extern const char *sabot_json_bad_escape(const char *text, size_t len);
-extern cJSON * sabot_json_parse(const char *text, size_t len,
-								const char **problem, SabotJsonFault *fault);
-extern const cJSON *sabot_json_member(const cJSON * object, const char *key);
-extern const char *sabot_json_string(const cJSON * object, const char *key);
-extern double sabot_json_number(const cJSON * object, const char *key,
+extern cJSON *sabot_json_parse(const char *text, size_t len,
+							   const char **problem, SabotJsonFault *fault);
+extern const cJSON *sabot_json_member(const cJSON *object, const char *key);
+extern const char *sabot_json_string(const cJSON *object, const char *key);
+extern double sabot_json_number(const cJSON *object, const char *key,
 								double otherwise);
 extern char *sabot_text_to_utf8(const char *text);
 extern char *sabot_text_from_utf8(const char *text, bool lossy);

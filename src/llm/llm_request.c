@@ -91,7 +91,7 @@ gather_parts(const SabotLlmSpec *spec, const char *const *prompts,
  * whoever made the item, which then is NULL.
  */
 static bool
-add(cJSON * container, const char *key, cJSON * item)
+add(cJSON *container, const char *key, cJSON *item)
 {
 	if (item == NULL)
 		return false;
@@ -106,7 +106,7 @@ add(cJSON * container, const char *key, cJSON * item)
  * add_default - put a number into an object that has no such key
  */
 static bool
-add_default(cJSON * object, const char *key, double value)
+add_default(cJSON *object, const char *key, double value)
 {
 	if (cJSON_GetObjectItemCaseSensitive(object, key) != NULL)
 		return true;
@@ -117,7 +117,7 @@ add_default(cJSON * object, const char *key, double value)
  * add_message - put a message into a conversation
  */
 static bool
-add_message(cJSON * messages, const char *role, const char *content)
+add_message(cJSON *messages, const char *role, const char *content)
 {
 	cJSON	   *message = cJSON_CreateObject();
 
@@ -132,7 +132,7 @@ add_message(cJSON * messages, const char *role, const char *content)
  * Without a prompt it is empty.
  */
 static bool
-add_messages(cJSON * body, const RequestParts *parts)
+add_messages(cJSON *body, const RequestParts *parts)
 {
 	cJSON	   *messages = cJSON_CreateArray();
 
@@ -150,7 +150,7 @@ add_messages(cJSON * body, const RequestParts *parts)
  * add_input - the texts to embed
  */
 static bool
-add_input(cJSON * body, const RequestParts *parts)
+add_input(cJSON *body, const RequestParts *parts)
 {
 	cJSON	   *input = cJSON_CreateArray();
 
@@ -190,7 +190,7 @@ user_options(const RequestParts *parts)
  * drop_nulls - take the members that are null out of an object
  */
 static void
-drop_nulls(cJSON * object)
+drop_nulls(cJSON *object)
 {
 	cJSON	   *member = object->child;
 
@@ -208,7 +208,7 @@ drop_nulls(cJSON * object)
  * add_options - Ollama's options: the job's over our defaults
  */
 static bool
-add_options(cJSON * body, const RequestParts *parts, bool with_defaults)
+add_options(cJSON *body, const RequestParts *parts, bool with_defaults)
 {
 	cJSON	   *options = user_options(parts);
 
@@ -227,7 +227,7 @@ add_options(cJSON * body, const RequestParts *parts, bool with_defaults)
  * fill_ollama_chat - the body of /api/chat
  */
 static bool
-fill_ollama_chat(cJSON * body, const RequestParts *parts)
+fill_ollama_chat(cJSON *body, const RequestParts *parts)
 {
 	return add_messages(body, parts) &&
 		add(body, "stream", cJSON_CreateFalse()) &&
@@ -243,7 +243,7 @@ fill_ollama_chat(cJSON * body, const RequestParts *parts)
  * fill_ollama_embed - the body of /api/embed
  */
 static bool
-fill_ollama_embed(cJSON * body, const RequestParts *parts)
+fill_ollama_embed(cJSON *body, const RequestParts *parts)
 {
 	return add_input(body, parts) &&
 		add(body, "truncate", cJSON_CreateFalse()) &&
@@ -257,7 +257,7 @@ fill_ollama_embed(cJSON * body, const RequestParts *parts)
  * Not "strict", which refuses most schemas: answers are checked here anyway.
  */
 static bool
-add_response_format(cJSON * body, const RequestParts *parts)
+add_response_format(cJSON *body, const RequestParts *parts)
 {
 	cJSON	   *format = cJSON_CreateObject();
 	cJSON	   *schema;
@@ -280,7 +280,7 @@ add_response_format(cJSON * body, const RequestParts *parts)
  * knows; members that are already there are not theirs to change.
  */
 static bool
-add_openai_options(cJSON * body, cJSON * options)
+add_openai_options(cJSON *body, cJSON *options)
 {
 	cJSON	   *limit;
 	bool		has_limit =
@@ -318,7 +318,7 @@ add_openai_options(cJSON * body, cJSON * options)
  * fill_openai_chat - the body of /v1/chat/completions
  */
 static bool
-fill_openai_chat(cJSON * body, const RequestParts *parts)
+fill_openai_chat(cJSON *body, const RequestParts *parts)
 {
 	cJSON	   *options = user_options(parts);
 	bool		ok = options != NULL &&

@@ -160,9 +160,9 @@ readable(const SabotEndpoint *endpoint, const char *words)
  * "..."}}; others put the message at the top.
  */
 static char *
-find_words(const cJSON * json)
+find_words(const cJSON *json)
 {
-	const		cJSON *error = sabot_json_member(json, "error");
+	const cJSON *error = sabot_json_member(json, "error");
 	const char *message = cJSON_GetStringValue(error);
 	const char *code;
 
