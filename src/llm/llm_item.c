@@ -373,6 +373,26 @@ sabot_item_survived(const SabotLlmSpec *spec, const SabotLlmItem *item)
 }
 
 /*
+ * sabot_items_recount - count all answers of a job anew
+ *
+ * Returns how many items are finished.  Between sabot_own_begin() and
+ * sabot_own_end().
+ */
+int64
+sabot_items_recount(const SabotLlmSpec *spec)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(spec->job_id)};
+	SabotLlmUsage none = {0};
+
+	sabot_spi("UPDATE sabot.llm_count SET done = 0, fallback = 0, failed = 0,"
+			  " skipped = 0, reused = 0, answered = 0, attempts = 0,"
+			  " counted_at = '-infinity' WHERE job_id = $1",
+			  1, types, values, NULL, 0);
+	return sabot_items_count(spec, &none);
+}
+
+/*
  * sabot_items_count - bring the counters of a job up to date
  *
  * Adds what the worker has used since it last did, usage, which is what the
@@ -412,7 +432,7 @@ sabot_items_count(const SabotLlmSpec *spec, SabotLlmUsage *usage)
 				  " run_ms = run_ms + $2, cpu_ms = cpu_ms + $3,"
 				  " connections = connections + $4,"
 				  " most_in_flight = GREATEST(most_in_flight, $5),"
-				  " rss_bytes = $6 FROM n WHERE c.job_id = $1"
+				  " rss_bytes = COALESCE(NULLIF($6, 0), rss_bytes) FROM n WHERE c.job_id = $1"
 				  " RETURNING c.done, c.fallback + c.skipped, c.failed,"
 				  " c.connections, c.run_ms, c.cpu_ms",
 				  6, types, values, NULL, 0) > 0)

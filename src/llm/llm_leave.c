@@ -22,7 +22,9 @@
 /*
  * sabot_llm_complete - all items are finished: so is the job
  *
- * If some have become free again meanwhile it is left for another turn.
+ * If some have become free again meanwhile it is left for another turn.  Who
+ * made them so has changed the counters too; should these be wrong for any
+ * reason, they are made anew, or the job would never end.
  */
 void
 sabot_llm_complete(SabotLlmRun *run)
@@ -39,6 +41,8 @@ sabot_llm_complete(SabotLlmRun *run)
 
 	sabot_own_start_transaction(&own);
 	finished = sabot_usage_count(run);
+	if (finished != run->spec->total)
+		finished = sabot_items_recount(run->spec);
 	outcome->has_row_count = true;
 	outcome->row_count = finished;
 	end.outcome = outcome;

@@ -583,7 +583,8 @@ sabot_gate_good(const char *origin, const char *model)
 }
 
 /*
- * sabot_gate_is_closed - whether a server, or a model on it, is stopped
+ * sabot_gate_is_closed - whether a server, or a model on it, is stopped, or
+ * somebody else is finding out whether it still is
  *
  * Then *next_probe says until when and error, of SABOT_FAULT_LEN bytes, why.
  * Both may be NULL.
@@ -594,6 +595,8 @@ sabot_gate_is_closed(const char *origin, const char *model,
 {
 	TimestampTz now = GetCurrentTimestamp();
 	const char *const models[] = {NULL, model};
+	TimestampTz until = 0;
+	bool		probe;
 	bool		closed = false;
 
 	if (shared == NULL)
@@ -603,9 +606,9 @@ sabot_gate_is_closed(const char *origin, const char *model,
 	{
 		Gate	   *gate = find_gate_locked(origin, models[i], false);
 
-		closed = gate != NULL && gate->next_probe > now;
+		closed = gate_stops_locked(gate, now, &until, &probe);
 		if (closed && next_probe)
-			*next_probe = gate->next_probe;
+			*next_probe = until;
 		if (closed && error)
 			strlcpy(error, gate->error, SABOT_FAULT_LEN);
 	}

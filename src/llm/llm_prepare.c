@@ -43,6 +43,7 @@ read_spec(SabotLlmRun *run)
 	run->spec = sabot_spec_read(run->job->job_id, run->context);
 	if (run->spec != NULL)
 	{
+		run->endpoint_epoch = sabot_endpoint_epoch();
 		old = MemoryContextSwitchTo(run->context);
 		run->endpoint = sabot_endpoint_read(run->spec->endpoint,
 											run->job->owner);

@@ -414,7 +414,8 @@ look_around(SabotLlmRun *run)
 {
 	sabot_agent_service_requests();
 	if (sabot_agent_must_leave() || !sabot_enabled ||
-		sabot_agent_authority_changed())
+		sabot_agent_authority_changed() ||
+		run->endpoint_epoch != sabot_endpoint_epoch())
 		run->leaving = true;
 	if (!sabot_usage_is_due(run))
 		return;

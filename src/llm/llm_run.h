@@ -82,6 +82,7 @@ typedef struct SabotLlmRun
 	SabotJob   *job;
 	SabotLlmSpec *spec;
 	SabotEndpoint *endpoint;
+	uint64		endpoint_epoch; /* when that was read */
 	SabotMapping *mapping;		/* or NULL: answers are only kept */
 	Jsonb	   *fallback;		/* its value, or NULL */
 	char	   *digest;			/* of the model, or NULL */
@@ -129,6 +130,7 @@ extern void sabot_item_note_failure(const SabotLlmSpec *spec,
 									bool lost);
 extern void sabot_item_survived(const SabotLlmSpec *spec,
 								const SabotLlmItem *item);
+extern int64 sabot_items_recount(const SabotLlmSpec *spec);
 extern int64 sabot_items_count(const SabotLlmSpec *spec,
 							   SabotLlmUsage *usage);
 
