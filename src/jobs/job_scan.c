@@ -32,7 +32,7 @@
  * took, but for so many ms at most.
  */
 #define REST_FACTOR		20
-#define REST_MAX_MS		60000
+#define REST_MAX_MS		2000
 
 /* The last scan of the agent in the place of its slot. */
 typedef struct Scan

@@ -205,7 +205,7 @@ file_problem(SabotEndpointProblem *problem, const char *name,
 static ssize_t
 read_start(const char *path, char *buf, size_t size)
 {
-	int			fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | PG_BINARY);
+	int			fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK);
 	struct stat st;
 	ssize_t		len = 0;
 	ssize_t		n = -1;
