@@ -12,7 +12,8 @@
  * the attempt found it was not completed.  As whatever comes of an attempt is
  * written there, a record that was left behind after that does no harm.  Which
  * is why it tells the row's version, and not only the attempt's number: not
- * all that comes of an attempt is counted.
+ * all that comes of an attempt is counted.  Who changes the row of a job that
+ * runs, and goes on, has to renew the record.
  *
  * The file lies in pg_stat_tmp, which base backups leave out: a copy of the
  * server has no attempts under way.
@@ -151,6 +152,37 @@ sabot_attempt_begin(const SabotJob *job, int attempt)
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", ATTEMPT_FILE)));
 	sabot_pool_note_attempt(attempt);
+}
+
+/*
+ * sabot_attempt_renew - our agent's attempt goes on, though its job's row has
+ * been changed: by a transaction that is committed, of our agent's
+ *
+ * Updates what job says of the row.  Raises an error if the attempt cannot be
+ * counted anymore.  In no transaction.
+ */
+void
+sabot_attempt_renew(SabotJob *job)
+{
+	AttemptRecord record;
+	SabotOwn	own;
+	SabotJob   *now;
+
+	sabot_own_start_transaction(&own);
+	now = sabot_job_read(job->job_id);
+	if (now != NULL)
+	{
+		job->version = now->version;
+		job->losses = now->losses;
+	}
+	sabot_own_commit_transaction(&own);
+	if (!read_record(sabot_my_slot, &record))
+		return;
+	record.version = job->version;
+	if (!write_record(sabot_my_slot, &record))
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", ATTEMPT_FILE)));
 }
 
 /*

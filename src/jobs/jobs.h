@@ -315,6 +315,7 @@ extern Size sabot_orphan_shmem_size(void);
 extern void sabot_orphan_shmem_init(void);
 extern void sabot_attempt_startup(void);
 extern void sabot_attempt_begin(const SabotJob *job, int attempt);
+extern void sabot_attempt_renew(SabotJob *job);
 extern void sabot_attempt_end(void);
 extern void sabot_attempt_bury(int slotno, const SabotSlot *slot);
 extern int	sabot_orphan_copy(SabotOrphan **orphans);

@@ -179,6 +179,7 @@ static void
 commit_endings(SabotLlmRun *run, Ending *endings, int n)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	bool		forgives = run->careful;
 	bool		ours;
 
 	SetCurrentStatementStartTimestamp();
@@ -195,6 +196,7 @@ commit_endings(SabotLlmRun *run, Ending *endings, int n)
 		const char *why;
 
 		CHECK_FOR_INTERRUPTS();
+		forgives |= endings[i].item->lost;
 		if (endings[i].write == NULL)
 			continue;
 		MemoryContextSwitchTo(caller);
@@ -210,6 +212,9 @@ commit_endings(SabotLlmRun *run, Ending *endings, int n)
 		CommitTransactionCommand();
 	else
 		AbortOutOfAnyTransaction();
+	/* Our losses were forgiven in the job's row. */
+	if (ours && forgives)
+		sabot_attempt_renew(run->job);
 	MemoryContextSwitchTo(caller);
 }
 

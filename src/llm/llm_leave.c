@@ -125,5 +125,6 @@ sabot_llm_resume(SabotLlmRun *run)
 			  1, types, values, NULL, 0);
 	run->job->state = sabot_catalog(false)->states[SABOT_JOB_QUEUED];
 	sabot_own_commit_transaction(&own);
+	sabot_attempt_renew(run->job);
 	run->only_one = false;
 }

@@ -10,6 +10,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use PostgreSQL::Test::Utils;
+use SabotOllama;
 use SabotTest;
 use Test::More;
 
@@ -243,6 +244,40 @@ foreach my $pause (0, 1)
 	is(job($node, $job, 'attempt, losses'), '2|1', "$name: one agent was lost");
 	is(attempts($job), '1 57P01', "$name: once");
 }
+
+# An LLM job forgives lost workers, in its row, when an item is finished after
+# them: its attempt goes on all the same, and a later loss is one.
+
+my $ollama = SabotOllama->new(service => 'fixed:200ms');
+sql($node, "SELECT sabot.add_llm_endpoint('default', '" . $ollama->url . "')");
+$job = sql($node,
+	"SELECT sabot.submit_llm_job('SELECT i FROM generate_series(1, 10000) AS i',"
+	  . " 'say {i}', model => 'stand-in')");
+foreach my $n (1 .. 3)
+{
+	my $first;
+
+	ok( wait_until(
+			sub {
+				my ($losses, $done) = split /\|/,
+				  sql($node,
+					"SELECT j.losses, count(a.item) FROM sabot.job_status AS j"
+					  . " LEFT JOIN sabot.llm_answer AS a USING (job_id)"
+					  . " WHERE job_id = $job AND j.state = 'running'"
+					  . ' GROUP BY j.losses');
+				return 0 unless defined $done && $losses == 0;
+				$first //= $done;
+				return $done > $first + 1;
+			}),
+		"LLM job: its losses are forgiven, $n");
+	$pid = job($node, $job, 'pid');
+	sql($node, "SELECT pg_terminate_backend($pid)");
+	poll($node,
+		"SELECT count(*) FROM sabot.job_attempt WHERE job_id = $job",
+		$n, "LLM job: losses recorded: $n");
+}
+sql($node, "SELECT sabot.cancel_job($job)");
+ends($node, $job, 'canceled', 'LLM job: canceled');
 
 $node->stop;
 done_testing();
