@@ -151,6 +151,7 @@ SELECT name, labels, f.value - b.value AS more FROM finished AS f JOIN before AS
 -- The doctor: says what is wrong, and what to do.
 SELECT subject, ok, detail, advice FROM sabot.check() WHERE subject = 'paused queues';
 SELECT sabot.resume_queue('p'), sabot.set_queue_limit('one', NULL);
+SELECT pg_temp.await('(SELECT waiting_pairs = 0 FROM sabot.pool_status)');
 SELECT subject, ok, advice IS NULL AS no_advice FROM sabot.check() WHERE subject NOT IN ('dynamic shared memory', 'failed jobs', 'paused queues');
 SELECT ok, advice FROM sabot.check() WHERE subject = 'dynamic shared memory';
 SELECT ok, detail LIKE 'jobs that failed in the last day: %, the latest is job 180%' AS detail, advice FROM sabot.check() WHERE subject = 'failed jobs';
