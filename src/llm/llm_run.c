@@ -638,9 +638,10 @@ run_loaded(SabotLlmRun *run)
  * is to be left
  *
  * only_one: it paused by itself, and one item is to be tried.  Afterwards the
- * worker has no work and the session is reset.  In no transaction.
+ * worker has no work and the session is reset.  In no transaction.  Returns
+ * false if the job is not to run now after all.
  */
-void
+bool
 sabot_llm_run(int64 job_id, bool only_one)
 {
 	MemoryContext caller = CurrentMemoryContext;
@@ -648,6 +649,7 @@ sabot_llm_run(int64 job_id, bool only_one)
 												  "sabot LLM job",
 												  ALLOCSET_DEFAULT_SIZES);
 	SabotLlmRun *run = MemoryContextAllocZero(context, sizeof(SabotLlmRun));
+	bool		ran;
 
 	run->context = context;
 	run->only_one = only_one;
@@ -657,8 +659,10 @@ sabot_llm_run(int64 job_id, bool only_one)
 		run_loaded(run);
 	(void) sabot_pool_end_work();
 	sabot_wait_wakeup(job_id);
-	if (run->job)
+	ran = run->job != NULL;
+	if (ran)
 		sabot_agent_reset_session();
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
+	return ran;
 }

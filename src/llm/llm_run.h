@@ -171,7 +171,7 @@ extern void sabot_llm_resume(SabotLlmRun *run);
 
 /* in llm_run.c */
 extern void sabot_llm_split(SabotLlmRun *run);
-extern void sabot_llm_run(int64 job_id, bool only_one);
+extern bool sabot_llm_run(int64 job_id, bool only_one);
 
 /* in llm_worker.c */
 extern bool sabot_llm_better_job(const SabotJob *job);

@@ -33,6 +33,9 @@ static const int idle_timeout = 5;
 /* A pair is served this long, in ms, before another one's turn may come. */
 #define LLM_SLICE_MS	1000
 
+/* A job that cannot be run this moment is looked at again after so long. */
+#define LOOK_AGAIN_MS	1000
+
 /* Jobs looked at, in the order in which they are to run. */
 #define CANDIDATES		100
 
@@ -45,6 +48,9 @@ typedef struct Candidate
 } Candidate;
 
 static int64 last_job = 0;
+
+/* Jobs were there when our worker looked last. */
+static bool may_have_work = false;
 
 /*
  * attach - a worker has connected
@@ -95,12 +101,16 @@ queue_due(void)
 
 /*
  * next_due - when a job of our pair will be ready that is not yet, 0 = none
+ *
+ * One whose time has come already could not be had: it is looked at again in
+ * a while.
  */
 static TimestampTz
 next_due(void)
 {
 	Oid			types[] = {OIDOID, INT8OID};
 	Datum		values[2];
+	TimestampTz now = GetCurrentTimestamp();
 	bool		isnull;
 	Datum		due;
 
@@ -112,7 +122,11 @@ next_due(void)
 			  2, types, values, NULL, 0);
 	due = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 						&isnull);
-	return isnull ? 0 : DatumGetTimestampTz(due);
+	if (isnull)
+		return 0;
+	if (DatumGetTimestampTz(due) <= now)
+		return TimestampTzPlusMilliseconds(now, LOOK_AGAIN_MS);
+	return DatumGetTimestampTz(due);
 }
 
 /*
@@ -212,6 +226,35 @@ sabot_llm_better_job(const SabotJob *job)
 }
 
 /*
+ * run_first - run the first of some jobs that is free and still to run
+ *
+ * False if none is; lowers *due if one may be in a while: its row is just
+ * being changed, or its last worker was lost and that is not yet dealt with.
+ */
+static bool
+run_first(const Candidate *candidates, int n, TimestampTz *due)
+{
+	for (int i = 0; i < n; i++)
+	{
+		TimestampTz again;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!sabot_pool_begin_work(candidates[i].job_id,
+								   sabot_queue_tag(SABOT_LLM_QUEUE)))
+			continue;
+		sabot_pool_took_work(sabot_my_pair());
+		last_job = candidates[i].job_id;
+		if (sabot_llm_run(candidates[i].job_id, candidates[i].only_one))
+			return true;
+		again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											LOOK_AGAIN_MS);
+		if (*due == 0 || again < *due)
+			*due = again;
+	}
+	return false;
+}
+
+/*
  * run_next - run the next job there is to run; false if there is none
  */
 static bool
@@ -226,19 +269,12 @@ run_next(void)
 	(void) sabot_pool_take_due(sabot_my_pair());
 	if (!blocked)
 		n = find_candidates(candidates, &due);
-	for (int i = 0; i < n; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (!sabot_pool_begin_work(candidates[i].job_id,
-								   sabot_queue_tag(SABOT_LLM_QUEUE)))
-			continue;
-		sabot_pool_took_work(sabot_my_pair());
-		last_job = candidates[i].job_id;
-		sabot_llm_run(candidates[i].job_id, candidates[i].only_one);
+	may_have_work = true;
+	if (run_first(candidates, n, &due))
 		return true;
-	}
+	may_have_work = false;
 	if (due != 0)
-		sabot_pool_wake(sabot_my_pair(), 0, due);
+		sabot_pool_note_due(sabot_my_pair(), due);
 	sabot_pool_no_work(sabot_my_pair(), wake_seq);
 	if (blocked || due != 0)
 		sabot_pool_hold(sabot_my_pair());
@@ -247,10 +283,15 @@ run_next(void)
 
 /*
  * detach - a worker is about to exit
+ *
+ * If it has not seen that there is nothing left, as another pair's turn has
+ * come or its settings have changed, somebody has to go on.
  */
 static void
 detach(bool interrupted)
 {
+	if (may_have_work)
+		sabot_pool_more_work(sabot_my_pair(), 1);
 }
 
 /*

@@ -243,6 +243,7 @@ extern void sabot_pool_more_work(SabotPairKey key, int n);
 extern void sabot_pool_hold(SabotPairKey key);
 extern void sabot_pool_no_work(SabotPairKey key, uint64 wake_seq);
 extern TimestampTz sabot_pool_take_due(SabotPairKey key);
+extern void sabot_pool_note_due(SabotPairKey key, TimestampTz due);
 extern void sabot_pool_want_agents(SabotPairKey key, int n);
 extern void sabot_pool_want_no_more(SabotPairKey key, int n);
 extern bool sabot_pool_forgive_pair(SabotPairKey key, uint64 wake_seq);

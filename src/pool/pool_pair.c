@@ -248,6 +248,24 @@ sabot_pool_take_due(SabotPairKey key)
 }
 
 /*
+ * sabot_pool_note_due - a pair's scheduled work is due at a time, or earlier if
+ * that is known already
+ *
+ * For the agent that has just looked: unlike sabot_pool_wake() it wakes nobody,
+ * least of all that agent, which would look again at once and for ever.  It
+ * sleeps no longer than until then; if it leaves, the launcher sees to it.
+ */
+void
+sabot_pool_note_due(SabotPairKey key, TimestampTz due)
+{
+	SabotPair  *pair = lock_new_pair(key);
+
+	if (pair && (pair->next_due == 0 || due < pair->next_due))
+		pair->next_due = due;
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
  * sabot_pool_want_agents - have up to n agents of a pair started, as far as
  * there is room
  */
