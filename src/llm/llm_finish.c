@@ -125,6 +125,26 @@ write_target(SabotLlmRun *run, const Ending *ending)
 }
 
 /*
+ * write_in_time - as write_target(), for no longer than an attempt may take
+ *
+ * Each item has its own time, or the first that takes too long would leave
+ * none for those after it.  A timeout that comes when it is over is nobody's.
+ */
+static const char *
+write_in_time(SabotLlmRun *run, const Ending *ending)
+{
+	const char *why;
+
+	sabot_run_start_timeout(run->spec->timeout_ms);
+	why = write_target(run, ending);
+	disable_all_timeouts(false);
+	if (sabot_run_timed_out() &&
+		sabot_agent_interrupted() == SABOT_INTERRUPT_NONE)
+		QueryCancelPending = false;
+	return why;
+}
+
+/*
  * note_write_failed - an answer could not be written
  */
 static void
@@ -190,7 +210,6 @@ commit_endings(SabotLlmRun *run, Ending *endings, int n)
 	MemoryContextSwitchTo(caller);
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	sabot_run_start_timeout(run->spec->timeout_ms);
 	for (int i = 0; i < n; i++)
 	{
 		const char *why;
@@ -200,11 +219,10 @@ commit_endings(SabotLlmRun *run, Ending *endings, int n)
 		if (endings[i].write == NULL)
 			continue;
 		MemoryContextSwitchTo(caller);
-		why = write_target(run, &endings[i]);
+		why = write_in_time(run, &endings[i]);
 		if (why)
 			note_write_failed(&endings[i], why);
 	}
-	disable_all_timeouts(false);
 	ours = record(run, endings, n);
 	PopActiveSnapshot();
 	SPI_finish();
