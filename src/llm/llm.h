@@ -172,6 +172,7 @@ extern SabotGate sabot_permit_take(const char *origin, const char *model,
 								   int limit, bool wait,
 								   TimestampTz *next_probe);
 extern void sabot_permit_give(const char *origin);
+extern void sabot_permit_give_all(void);
 extern void sabot_permit_leave_line(void);
 extern void sabot_permit_suspect(const char *origin, bool suspect);
 extern void sabot_permit_free_dead(void);

@@ -391,12 +391,39 @@ take_locked(Server *server, int limit)
 }
 
 /*
+ * uses_other_locked - whether this process has permits of another server, or
+ * waits for one
+ *
+ * A trigger of a worker's target can submit a job to any endpoint.
+ */
+static bool
+uses_other_locked(const Server *server)
+{
+	return (mine->held > 0 || mine->ticket != 0) &&
+		&shared->servers[mine->server] != server;
+}
+
+/*
+ * leave_line_locked - this process waits no longer; whoever is first now may
+ * have been waiting for us
+ */
+static void
+leave_line_locked(void)
+{
+	if (mine->ticket == 0)
+		return;
+	mine->ticket = 0;
+	wake_next_locked(&shared->servers[mine->server]);
+}
+
+/*
  * sabot_permit_take - ask for the permit to send one request to a server
  *
  * model is the model it is for, or NULL; limit how many requests may be open
  * as far as the caller's endpoint says.  With wait, a caller who gets none
  * stands in line until it gets one or calls sabot_permit_leave_line().  A
- * process uses one server at a time.
+ * process uses one server at a time: others are busy as far as it can tell,
+ * and it does not stand in their lines.
  */
 SabotGate
 sabot_permit_take(const char *origin, const char *model, int limit,
@@ -416,9 +443,8 @@ sabot_permit_take(const char *origin, const char *model, int limit,
 	gates[1] = model ? find_gate_locked(origin, model, false) : NULL;
 	for (int i = 0; i < lengthof(gates) && !stopped; i++)
 		stopped = gate_stops_locked(gates[i], now, next_probe, &probe);
-	if (server != NULL && !stopped)
+	if (server != NULL && !stopped && !uses_other_locked(server))
 	{
-		Assert(mine->held == 0 || mine->server == server - shared->servers);
 		mine->server = server - shared->servers;
 		mine->limit = limit;
 		server->used_at = now;
@@ -432,7 +458,8 @@ sabot_permit_take(const char *origin, const char *model, int limit,
 	}
 	else if (stopped)
 	{
-		mine->ticket = 0;
+		if (server != NULL && !uses_other_locked(server))
+			leave_line_locked();
 		result = SABOT_GATE_CLOSED;
 	}
 	stop_holding_locked();
@@ -467,6 +494,38 @@ sabot_permit_give(const char *origin)
 }
 
 /*
+ * sabot_permit_give_all - give back whatever permits this process has, and
+ * its place in the line
+ *
+ * For who was interrupted and does not know how far it had come.  The server
+ * may be busy with what it was asked last.
+ */
+void
+sabot_permit_give_all(void)
+{
+	Server	   *server;
+
+	if (mine == NULL)
+		return;
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	server = &shared->servers[mine->server];
+	if (mine->held > 0)
+	{
+		server->in_flight -= mine->held;
+		server->suspect = true;
+	}
+	if (mine->held > 0 || mine->ticket != 0)
+	{
+		mine->held = 0;
+		mine->ticket = 0;
+		stop_probing_locked(mine->pid);
+		wake_next_locked(server);
+	}
+	stop_holding_locked();
+	LWLockRelease(shared->lock);
+}
+
+/*
  * sabot_permit_leave_line - stop waiting for a permit
  */
 void
@@ -475,11 +534,7 @@ sabot_permit_leave_line(void)
 	if (mine == NULL)
 		return;
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	if (mine->ticket != 0)
-	{
-		mine->ticket = 0;
-		wake_next_locked(&shared->servers[mine->server]);
-	}
+	leave_line_locked();
 	stop_holding_locked();
 	LWLockRelease(shared->lock);
 }

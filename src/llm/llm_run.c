@@ -280,7 +280,6 @@ item_failed(SabotLlmRun *run, List *items, const SabotReply *reply,
 	if (reply->timed_out || answer->error_class == SABOT_LLM_CONNECT)
 	{
 		/* It may go on with what we do not wait for anymore. */
-		sabot_permit_suspect(run->endpoint->origin, true);
 		run->settle = true;
 		run->warm = false;
 	}
@@ -341,9 +340,12 @@ land(SabotLlmRun *run, SabotFlight *flight)
 		send_items(run, items, true);
 		return;
 	}
+	if (reply->timed_out || (reply->curl_code != 0 && !reply->too_large))
+		sabot_permit_suspect(run->endpoint->origin, true);
 	sabot_permit_give(run->endpoint->origin);
 	sabot_answer_read(run->endpoint, run->spec, reply, list_length(items),
 					  &answer);
+	run->landing = http;
 	flight->http = NULL;
 	flight->items = NIL;
 	run->nflights--;
@@ -361,6 +363,7 @@ land(SabotLlmRun *run, SabotFlight *flight)
 		server_failed(run, items, &answer);
 	else
 		item_failed(run, items, reply, &answer);
+	run->landing = NULL;
 	sabot_http_end(http);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(run->answer_context);
@@ -389,6 +392,9 @@ land_all(SabotLlmRun *run)
 
 /*
  * give_up_flights - drop all requests that are under way
+ *
+ * Permits go back whether they were for one of these or for one that was yet
+ * to come: what raised an error may have been a probe, or loading the model.
  */
 static void
 give_up_flights(SabotLlmRun *run)
@@ -399,11 +405,12 @@ give_up_flights(SabotLlmRun *run)
 			continue;
 		sabot_http_end(run->flights[i].http);
 		run->flights[i].http = NULL;
-		sabot_permit_suspect(run->endpoint->origin, true);
-		sabot_permit_give(run->endpoint->origin);
 	}
 	run->nflights = 0;
-	sabot_permit_leave_line();
+	if (run->landing)
+		sabot_http_end(run->landing);
+	run->landing = NULL;
+	sabot_permit_give_all();
 }
 
 /*
@@ -564,8 +571,7 @@ attempt(SabotLlmRun *run)
 	PG_END_TRY();
 	sabot_agent_accept_interrupts(false);
 	MemoryContextSwitchTo(run->context);
-	if (run->endpoint)
-		give_up_flights(run);
+	give_up_flights(run);
 	return error;
 }
 

@@ -96,6 +96,7 @@ typedef struct SabotLlmRun
 
 	SabotFlight flights[SABOT_MAX_FLIGHTS];
 	int			nflights;
+	SabotHttp  *landing;		/* done and being seen to, or NULL */
 	bool		looked_up;		/* the server has the model */
 	bool		warm;			/* the model was loaded */
 	bool		settle;			/* a request was given up: probe first */
