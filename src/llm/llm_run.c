@@ -420,6 +420,11 @@ static void
 look_around(SabotLlmRun *run)
 {
 	sabot_agent_service_requests();
+	/* A trigger of the target may have caught what was meant for us. */
+	if (sabot_agent_interrupted() != SABOT_INTERRUPT_NONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("canceling statement due to user request")));
 	if (sabot_agent_must_leave() || !sabot_enabled ||
 		sabot_agent_authority_changed() ||
 		run->endpoint_epoch != sabot_endpoint_epoch())
