@@ -31,6 +31,7 @@
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "jobs/jobs.h"
 #include "llm/llm.h"
@@ -53,7 +54,17 @@ endpoint_changed(Datum arg, Oid relid)
 }
 
 /*
- * watch - have endpoint_changed() called
+ * members_changed - syscache callback: some role is, or is no longer, a
+ * member of one that may use an endpoint
+ */
+static void
+members_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	epoch++;
+}
+
+/*
+ * watch - have endpoint_changed() and members_changed() called
  */
 static void
 watch(void)
@@ -61,7 +72,11 @@ watch(void)
 	static bool registered = false;
 
 	if (!registered)
+	{
 		CacheRegisterRelcacheCallback(endpoint_changed, (Datum) 0);
+		CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, members_changed,
+									  (Datum) 0);
+	}
 	registered = true;
 }
 

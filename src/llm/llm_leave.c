@@ -98,6 +98,7 @@ sabot_llm_pause(SabotLlmRun *run)
 			  3, types, values, nulls, 0);
 	sabot_spi("UPDATE sabot.job SET state = 'paused', reason = $2 WHERE job_id = $1",
 			  2, types, values, nulls, 0);
+	run->job->state = sabot_catalog(false)->states[SABOT_JOB_PAUSED];
 	if (!run->only_one)
 		sabot_job_notify(run->job, SABOT_JOB_PAUSED);
 	sabot_own_commit_transaction(&own);

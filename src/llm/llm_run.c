@@ -503,6 +503,28 @@ run_job(SabotLlmRun *run)
 }
 
 /*
+ * follow_state - take note of who has paused or resumed the job meanwhile
+ *
+ * We may have done so ourselves, and its owner can resume one that paused by
+ * itself while an item of it is tried: what is asked for then is not void.
+ */
+static void
+follow_state(SabotLlmRun *run)
+{
+	const SabotCatalog *cat;
+	SabotOwn	own;
+	SabotJob   *now;
+
+	sabot_own_start_transaction(&own);
+	cat = sabot_catalog(false);
+	now = sabot_job_read(run->job->job_id);
+	if (now && (now->state == cat->states[SABOT_JOB_QUEUED] ||
+				now->state == cat->states[SABOT_JOB_PAUSED]))
+		run->job->state = now->state;
+	sabot_own_commit_transaction(&own);
+}
+
+/*
  * ended_badly - what becomes of a job whose worker was interrupted, or that
  * has an error of its own
  */
@@ -518,6 +540,7 @@ ended_badly(SabotLlmRun *run, ErrorData *error)
 		.error = error
 	};
 
+	follow_state(run);
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
 		interrupt != SABOT_INTERRUPT_NONE && interrupt != SABOT_INTERRUPT_ADMIN)
 	{
@@ -541,9 +564,11 @@ obey_late_interrupt(SabotLlmRun *run)
 		.started_at = run->started_at
 	};
 
-	if (interrupt == SABOT_INTERRUPT_CANCEL ||
-		interrupt == SABOT_INTERRUPT_PAUSE)
-		sabot_job_set_aside(run->job, interrupt, &end);
+	if (interrupt != SABOT_INTERRUPT_CANCEL &&
+		interrupt != SABOT_INTERRUPT_PAUSE)
+		return;
+	follow_state(run);
+	sabot_job_set_aside(run->job, interrupt, &end);
 }
 
 /*
@@ -583,7 +608,9 @@ attempt(SabotLlmRun *run)
 /*
  * load_job - read the job our worker has taken; NULL if it is not to run
  *
- * Its losses are of this moment's, as finished items forgive them.
+ * Its losses are of this moment's, as finished items forgive them.  What its
+ * owner asked for when the worker before us was about to leave is for a prober
+ * to find, who is sent for.
  */
 static SabotJob *
 load_job(int64 job_id, bool only_one, MemoryContext context,
@@ -605,6 +632,12 @@ load_job(int64 job_id, bool only_one, MemoryContext context,
 				job->state != cat->states[only_one ? SABOT_JOB_PAUSED :
 										  SABOT_JOB_QUEUED]))
 		job = NULL;
+	if (job && sabot_spi("SELECT FROM sabot.job_signal WHERE job_id = $1",
+						 1, types, values, NULL, 0) > 0)
+	{
+		sabot_pool_request_probe(MyDatabaseId);
+		job = NULL;
+	}
 	*started_at = GetCurrentTimestamp();
 	if (job && sabot_spi("SELECT started_at FROM sabot.llm_job"
 						 " WHERE job_id = $1 AND started_at IS NOT NULL",

@@ -118,7 +118,8 @@ next_due(void)
 	sabot_spi("SELECT min(CASE j.state WHEN 'scheduled' THEN j.run_after ELSE l.retry_at END)"
 			  " FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
 			  " WHERE j.owner = $1 AND j.home = $2 AND (j.state = 'scheduled'"
-			  " OR (j.state = 'paused' AND l.retry_at IS NOT NULL))",
+			  " OR (j.state = 'paused' AND l.retry_at IS NOT NULL"
+			  " AND j.reason IS DISTINCT FROM 'paused by its owner'))",
 			  2, types, values, NULL, 0);
 	due = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 						&isnull);
@@ -180,7 +181,8 @@ find_candidates(Candidate *candidates, TimestampTz *due)
 					  " LEFT JOIN sabot.llm_endpoint e ON e.name = l.endpoint"
 					  " LEFT JOIN sabot.llm_job p ON p.job_id = $3"
 					  " WHERE j.owner = $1 AND j.home = $2 AND (j.state = 'queued'"
-					  " OR (j.state = 'paused' AND l.retry_at <= clock_timestamp()))"
+					  " OR (j.state = 'paused' AND l.retry_at <= clock_timestamp()"
+					  " AND j.reason IS DISTINCT FROM 'paused by its owner'))"
 					  " ORDER BY j.priority DESC, j.job_id <> $3,"
 					  " (l.endpoint, l.model) IS DISTINCT FROM (p.endpoint, p.model)"
 					  " OR l.options IS DISTINCT FROM p.options, j.job_id LIMIT 100",
