@@ -81,6 +81,11 @@ column_text(int row, int column)
 /*
  * use_indexes - have the statements of this transaction use their indexes,
  * whatever the planner thinks of tables that were just filled
+ *
+ * That is not enough where two tables meet: to a planner that has seen an
+ * empty table, reading all answers of a job once for each fetch is as good as
+ * looking up one for each item.  So what is to be looked up in these
+ * statements is in a subselect with OFFSET 0, which is never made a join.
  */
 static void
 use_indexes(void)
@@ -140,7 +145,7 @@ sabot_items_fetch(int64 job_id, int64 after, int limit,
 				  " FROM sabot.llm_item i"
 				  " WHERE i.job_id = $1 AND i.item > $2 AND i.same_as IS NULL"
 				  " AND NOT EXISTS (SELECT FROM sabot.llm_answer a"
-				  "  WHERE a.job_id = i.job_id AND a.item = i.item)"
+				  "  WHERE a.job_id = i.job_id AND a.item = i.item OFFSET 0)"
 				  " ORDER BY i.job_id, i.item LIMIT $3",
 				  3, types, values, NULL, 0);
 	old = MemoryContextSwitchTo(context);
@@ -172,9 +177,9 @@ List *
 sabot_items_same(int64 job_id, int64 same_as, int limit,
 				 MemoryContext context)
 {
-	Oid			types[] = {INT8OID, INT8OID, INT4OID};
+	Oid			types[] = {INT8OID, INT8OID, INT8OID, INT4OID};
 	Datum		values[] = {Int64GetDatum(job_id), Int64GetDatum(same_as),
-	Int32GetDatum(limit)};
+	Int64GetDatum(same_as == 0 ? PG_INT64_MAX : same_as), Int32GetDatum(limit)};
 	List	   *items = NIL;
 	SabotOwn	own;
 	MemoryContext old;
@@ -184,14 +189,14 @@ sabot_items_same(int64 job_id, int64 same_as, int limit,
 	use_indexes();
 	n = sabot_spi("SELECT i.item, i.key, i.prompt, 0::bigint, 0::bigint,"
 				  " f.state, f.response, f.value, f.error_class, f.error, f.model_digest"
-				  " FROM sabot.llm_item i JOIN sabot.llm_answer f"
-				  "  ON f.job_id = i.job_id AND f.item = i.same_as"
-				  " WHERE i.job_id = $1 AND i.same_as >= $2"
-				  " AND ($2 = 0 OR i.same_as <= $2)"
+				  " FROM sabot.llm_item i CROSS JOIN LATERAL"
+				  "  (SELECT a.* FROM sabot.llm_answer a"
+				  "  WHERE a.job_id = i.job_id AND a.item = i.same_as OFFSET 0) f"
+				  " WHERE i.job_id = $1 AND i.same_as BETWEEN $2 AND $3"
 				  " AND NOT EXISTS (SELECT FROM sabot.llm_answer a"
-				  "  WHERE a.job_id = i.job_id AND a.item = i.item)"
-				  " ORDER BY i.job_id, i.same_as LIMIT $3",
-				  3, types, values, NULL, 0);
+				  "  WHERE a.job_id = i.job_id AND a.item = i.item OFFSET 0)"
+				  " ORDER BY i.job_id, i.same_as LIMIT $4",
+				  4, types, values, NULL, 0);
 	old = MemoryContextSwitchTo(context);
 	for (int i = 0; i < n; i++)
 	{
@@ -410,6 +415,7 @@ sabot_items_count(const SabotLlmSpec *spec, SabotLlmUsage *usage)
 	};
 	int64		finished = 0;
 
+	use_indexes();
 	/* First the lock, then a snapshot that sees who had it before. */
 	sabot_spi("SELECT FROM sabot.llm_count WHERE job_id = $1 FOR UPDATE",
 			  1, types, values, NULL, 0);
