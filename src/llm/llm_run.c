@@ -25,6 +25,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -434,6 +435,8 @@ look_around(SabotLlmRun *run)
 	if (!run->only_one && sabot_llm_better_job(run->job))
 		run->leaving = true;
 	sabot_usage_publish(run);
+	/* Autovacuum is to hear of a long job before its end. */
+	pgstat_report_stat(false);
 }
 
 /*
