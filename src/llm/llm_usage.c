@@ -41,6 +41,9 @@ cpu_us(void)
 
 /*
  * rss_bytes - resident memory of this process, in bytes; 0 if unknown
+ *
+ * Its own: pages of the server's buffers would be counted too, as the process
+ * comes to touch them.
  */
 static int64
 rss_bytes(void)
@@ -48,13 +51,14 @@ rss_bytes(void)
 	FILE	   *file = fopen("/proc/self/statm", "r");
 	long		size;
 	long		resident;
+	long		shared;
 	int			n;
 
 	if (file == NULL)
 		return 0;
-	n = fscanf(file, "%ld %ld", &size, &resident);
+	n = fscanf(file, "%ld %ld %ld", &size, &resident, &shared);
 	fclose(file);
-	return n == 2 ? (int64) resident * sysconf(_SC_PAGESIZE) : 0;
+	return n == 3 ? (int64) (resident - shared) * sysconf(_SC_PAGESIZE) : 0;
 }
 
 /*
