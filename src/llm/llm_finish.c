@@ -411,14 +411,17 @@ same_ending(SabotLlmRun *run, SabotLlmSame *same, Ending *ending)
 	ending->end.error = same->error;
 	ending->end.latency_ms = -1;
 	ending->end.digest = same->digest;
-	if (strcmp(same->state, "fallback") == 0)
+	if (same->fell_back && run->fallback)
 	{
+		/* Its response was rejected, also if the fallback was not written. */
+		ending->end.state = "fallback";
 		ending->end.answered_by = "fallback";
 		ending->end.value = run->fallback;
 	}
 	else if (strcmp(same->state, "done") == 0)
 		ending->end.answered_by = "reuse";
-	else if (same->error_class == SABOT_LLM_WRITE_FAILED && same->response)
+	else if (same->error_class == SABOT_LLM_WRITE_FAILED && same->response &&
+			 !same->fell_back)
 	{
 		/* It was that row's trouble: this one may take the answer. */
 		ending->end.state = "done";

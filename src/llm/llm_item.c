@@ -188,7 +188,8 @@ sabot_items_same(int64 job_id, int64 same_as, int limit,
 	sabot_own_start_transaction(&own);
 	use_indexes();
 	n = sabot_spi("SELECT i.item, i.key, i.prompt, 0::bigint, 0::bigint,"
-				  " f.state, f.response, f.value, f.error_class, f.error, f.model_digest"
+				  " f.state, f.response, f.value, f.error_class, f.error, f.model_digest,"
+				  " COALESCE(f.answered_by, '')"
 				  " FROM sabot.llm_item i CROSS JOIN LATERAL"
 				  "  (SELECT a.* FROM sabot.llm_answer a"
 				  "  WHERE a.job_id = i.job_id AND a.item = i.same_as OFFSET 0) f"
@@ -212,6 +213,7 @@ sabot_items_same(int64 job_id, int64 same_as, int limit,
 			same->error_class = SABOT_LLM_OK;
 		same->error = column_text(i, 10);
 		same->digest = column_text(i, 11);
+		same->fell_back = strcmp(column_text(i, 12), "fallback") == 0;
 		items = lappend(items, same);
 	}
 	MemoryContextSwitchTo(old);

@@ -38,6 +38,7 @@ typedef struct SabotLlmSame
 	SabotErrorClass error_class;
 	char	   *error;
 	char	   *digest;
+	bool		fell_back;		/* to the fallback, written or not */
 } SabotLlmSame;
 
 /* What became of an item. */
