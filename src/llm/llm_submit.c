@@ -378,6 +378,26 @@ set_target(SabotLlmSpec *spec, Oid target)
 }
 
 /*
+ * check_columns - raise 42501 if the caller may not update a column that
+ * answers are to go to
+ */
+static void
+check_columns(Oid target, const SabotMapping *mapping)
+{
+	if (pg_class_aclcheck(target, GetUserId(), ACL_UPDATE) == ACLCHECK_OK)
+		return;
+	for (int i = 0; i < mapping->ncolumns; i++)
+	{
+		const char *name = mapping->columns[i].name;
+
+		if (pg_attribute_aclcheck(target, get_attnum(target, name),
+								  GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
+			aclcheck_error_col(ACLCHECK_NO_PRIV, OBJECT_COLUMN,
+							   get_rel_name(target), name);
+	}
+}
+
+/*
  * check_conversion - raise what converting the fallback raises, if all of it
  * goes into a column that no JSON is made into
  */
@@ -404,10 +424,10 @@ check_conversion(const SabotLlmSpec *spec, const SabotMapping *mapping)
  * check_together - whether source, prompt, target, key, output, format and
  * fallback fit each other; completes the format
  *
- * Raises what is wrong.
+ * target is InvalidOid if there is none.  Raises what is wrong.
  */
 static void
-check_together(SabotLlmSpec *spec)
+check_together(SabotLlmSpec *spec, Oid target)
 {
 	TupleDesc	columns = sabot_source_columns(spec->source);
 	SabotMapping *mapping;
@@ -416,6 +436,8 @@ check_together(SabotLlmSpec *spec)
 	(void) sabot_template_parse(spec->prompt, columns);
 	sabot_source_check_key(spec, columns);
 	mapping = sabot_mapping_create(spec);
+	if (OidIsValid(target))
+		check_columns(target, mapping);
 	if (spec->format == NULL && !spec->embedding)
 		spec->format = sabot_mapping_schema(mapping);
 	if (spec->fallback == NULL)
@@ -511,7 +533,8 @@ submit(FunctionCallInfo fcinfo, const ArgPlaces *at)
 	endpoint = sabot_endpoint_read(spec->endpoint, GetUserId());
 	if (!PG_ARGISNULL(at->target))
 		set_target(spec, PG_GETARG_OID(at->target));
-	check_together(spec);
+	check_together(spec, PG_ARGISNULL(at->target) ? InvalidOid :
+				   PG_GETARG_OID(at->target));
 	if (spec->model == NULL)
 		refuse_without_model(endpoint);
 	job_id = insert_job(fcinfo, at, spec);
