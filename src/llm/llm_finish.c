@@ -187,7 +187,7 @@ record(SabotLlmRun *run, Ending *endings, int n)
 		ours = sabot_item_finish(run->spec, ending->item, &ending->end);
 	}
 	if (ours && sabot_usage_is_due(run))
-		(void) sabot_usage_count(run);
+		(void) sabot_usage_count(run, false);
 	sabot_own_end(&own);
 	return ours;
 }

@@ -380,10 +380,32 @@ sabot_item_survived(const SabotLlmSpec *spec, const SabotLlmItem *item)
 }
 
 /*
+ * sabot_items_lock_count - lock the counters of a job
+ *
+ * Before they are read: a statement that follows sees who had them before.
+ * Without wait, returns false if somebody else has them, as a session can that
+ * asks for items again and has not committed yet.  Between sabot_own_begin()
+ * and sabot_own_end().
+ */
+bool
+sabot_items_lock_count(int64 job_id, bool wait)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(job_id)};
+
+	if (wait)
+		return sabot_spi("SELECT FROM sabot.llm_count WHERE job_id = $1 FOR UPDATE",
+						 1, types, values, NULL, 0) > 0;
+	return sabot_spi("SELECT FROM sabot.llm_count WHERE job_id = $1"
+					 " FOR UPDATE SKIP LOCKED",
+					 1, types, values, NULL, 0) > 0;
+}
+
+/*
  * sabot_items_recount - count all answers of a job anew
  *
- * Returns how many items are finished.  Between sabot_own_begin() and
- * sabot_own_end().
+ * They are locked.  Returns how many items are finished.  Between
+ * sabot_own_begin() and sabot_own_end().
  */
 int64
 sabot_items_recount(const SabotLlmSpec *spec)
@@ -418,9 +440,6 @@ sabot_items_count(const SabotLlmSpec *spec, SabotLlmUsage *usage)
 	int64		finished = 0;
 
 	use_indexes();
-	/* First the lock, then a snapshot that sees who had it before. */
-	sabot_spi("SELECT FROM sabot.llm_count WHERE job_id = $1 FOR UPDATE",
-			  1, types, values, NULL, 0);
 	if (sabot_spi("WITH n AS (SELECT count(*) FILTER (WHERE a.state = 'done') AS done,"
 				  " count(*) FILTER (WHERE a.state = 'fallback') AS fallback,"
 				  " count(*) FILTER (WHERE a.state = 'failed') AS failed,"

@@ -40,7 +40,7 @@ sabot_llm_complete(SabotLlmRun *run)
 	int64		finished;
 
 	sabot_own_start_transaction(&own);
-	finished = sabot_usage_count(run);
+	finished = sabot_usage_count(run, true);
 	if (finished != run->spec->total)
 		finished = sabot_items_recount(run->spec);
 	outcome->has_row_count = true;
@@ -62,7 +62,7 @@ sabot_llm_leave(SabotLlmRun *run)
 	if (run->spec == NULL || run->spec->total < 0)
 		return;
 	sabot_own_start_transaction(&own);
-	(void) sabot_usage_count(run);
+	(void) sabot_usage_count(run, false);
 	sabot_own_commit_transaction(&own);
 }
 
@@ -93,7 +93,7 @@ sabot_llm_pause(SabotLlmRun *run)
 		nulls[2] = 'n';
 
 	sabot_own_start_transaction(&own);
-	(void) sabot_usage_count(run);
+	(void) sabot_usage_count(run, false);
 	sabot_spi("UPDATE sabot.llm_job SET retry_at = $3 WHERE job_id = $1",
 			  3, types, values, nulls, 0);
 	sabot_spi("UPDATE sabot.job SET state = 'paused', reason = $2 WHERE job_id = $1",

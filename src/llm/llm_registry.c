@@ -250,7 +250,8 @@ change_secret(const NewEndpoint *new)
  * may name, or change it
  *
  * With secret NULL an endpoint keeps the one it has as long as its server is
- * the same; with an empty one it has none.  Errors: 22004 and 22023 for
+ * the same; with an empty one it has none.  With roles NULL it keeps those it
+ * has; with an empty array it is for every role.  Errors: 22004 and 22023 for
  * arguments, 42501 for a secret in a file.
  */
 Datum
@@ -273,8 +274,9 @@ sabot_add_llm_endpoint(PG_FUNCTION_ARGS)
 	begin_change(&own);
 	change_secret(&new);
 	sabot_spi("INSERT INTO sabot.llm_endpoint (name, url, api, max_in_flight, roles)"
-			  " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE"
-			  " SET url = $2, api = $3, max_in_flight = $4, roles = $5",
+			  " VALUES ($1, $2, $3, $4, NULLIF($5, '{}')) ON CONFLICT (name) DO UPDATE"
+			  " SET url = $2, api = $3, max_in_flight = $4,"
+			  " roles = NULLIF(COALESCE($5, llm_endpoint.roles), '{}')",
 			  5, types, values, nulls, 0);
 	end_change(&own);
 	PG_RETURN_VOID();

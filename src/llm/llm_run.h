@@ -132,6 +132,7 @@ extern void sabot_item_note_failure(const SabotLlmSpec *spec,
 									bool lost);
 extern void sabot_item_survived(const SabotLlmSpec *spec,
 								const SabotLlmItem *item);
+extern bool sabot_items_lock_count(int64 job_id, bool wait);
 extern int64 sabot_items_recount(const SabotLlmSpec *spec);
 extern int64 sabot_items_count(const SabotLlmSpec *spec,
 							   SabotLlmUsage *usage);
@@ -162,7 +163,7 @@ extern void sabot_llm_note_careful(SabotLlmRun *run, SabotLlmItem *item);
 extern void sabot_usage_begin(SabotLlmRun *run);
 extern void sabot_usage_publish(SabotLlmRun *run);
 extern void sabot_usage_end(void);
-extern int64 sabot_usage_count(SabotLlmRun *run);
+extern int64 sabot_usage_count(SabotLlmRun *run, bool wait);
 extern bool sabot_usage_is_due(const SabotLlmRun *run);
 
 /* in llm_leave.c: how a worker is done with a job */

@@ -198,17 +198,17 @@ normalize_host(char *host)
 		{
 			if (is_local(AF_INET6, address))
 			{
-				strcpy(host, "127.0.0.1");
+				strlcpy(host, "127.0.0.1", MAX_HOST_LEN);
 				return;
 			}
 			(void) inet_ntop(AF_INET6, address, host + 1, MAX_HOST_LEN - 2);
 		}
-		strcat(host, "]");
+		strlcat(host, "]", MAX_HOST_LEN);
 	}
 	else if (strcmp(host, "localhost") == 0 ||
 			 (inet_pton(AF_INET, host, address) == 1 &&
 			  is_local(AF_INET, address)))
-		strcpy(host, "127.0.0.1");
+		strlcpy(host, "127.0.0.1", MAX_HOST_LEN);
 }
 
 /*

@@ -148,17 +148,20 @@ sabot_usage_is_due(const SabotLlmRun *run)
 /*
  * sabot_usage_count - bring the counters of the job up to date
  *
- * Returns how many items are finished.  Between sabot_own_begin() and
+ * Returns how many items are finished; -1, without wait, if somebody else has
+ * locked them, and then nothing has happened.  Between sabot_own_begin() and
  * sabot_own_end().
  */
 int64
-sabot_usage_count(SabotLlmRun *run)
+sabot_usage_count(SabotLlmRun *run, bool wait)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int64		cpu = cpu_us();
 	SabotLlmUsage usage;
 	int64		finished;
 
+	if (!sabot_items_lock_count(run->spec->job_id, wait))
+		return -1;
 	run->rss_bytes = rss_bytes();
 	usage.run_ms = (now - run->counted_at) / 1000.0;
 	usage.cpu_ms = (cpu - run->cpu_us) / 1000.0;
