@@ -13,6 +13,10 @@ CREATE TABLE entry (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note tex
 CREATE TABLE equal_job (LIKE sabot.job INCLUDING ALL);
 CREATE TABLE equal_history (LIKE sabot.job_history INCLUDING ALL);
 
+-- What LLM jobs, and the scripts they are compared with, read and write.
+CREATE TABLE ticket (id bigint PRIMARY KEY, body text, label text);
+
+ALTER TABLE ticket OWNER TO bench;
 ALTER TABLE effect OWNER TO bench;
 ALTER TABLE entry OWNER TO bench;
 ALTER TABLE equal_job OWNER TO bench;
