@@ -92,7 +92,7 @@ SELECT count(*) AS effects FROM effects;
 SELECT sabot.submit_jobs(ARRAY[
 	$$SELECT repeat('x', 20000000) AS big$$,
 	$$SELECT repeat('x', 1000000) AS big FROM generate_series(1, 20)$$,
-	$$SELECT repeat('x', 900000000) AS big$$], keep_rows => 100) AS ids \gset
+	$$SELECT repeat(repeat('x', 1000), 900000) AS big$$], keep_rows => 100) AS ids \gset
 SELECT (pg_temp.outcome(id)).* FROM unnest(:'ids'::bigint[]) AS id;
 SELECT DISTINCT error_hint FROM sabot.job_status WHERE job_id = ANY (:'ids');
 -- Unless nobody wants to keep it.

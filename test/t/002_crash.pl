@@ -80,14 +80,18 @@ like(
 is(sql($node, "SELECT pid FROM sabot.job_attempt WHERE job_id = $job"),
 	$pid, 'SIGKILL: with its pid');
 
-# A job that always kills its agent, and one that has nothing to do with it
+# A job that always kills its agent, and one that has nothing to do with it.
+# The crash may hit the session that lets them begin.
 
 my $other;
+sql($node, q{SELECT sabot.pause_queue('killer')});
 ($job, $other) = split /\|/,
   sql($node,
 	q{SELECT sabot.submit_job($$COPY (SELECT 1) TO PROGRAM 'kill -KILL $PPID'$$,
-		max_attempts => 9),
-	sabot.submit_job($$INSERT INTO effect VALUES ('other')$$)});
+		max_attempts => 9, queue => 'killer'),
+	sabot.submit_job($$INSERT INTO effect VALUES ('other')$$,
+		queue => 'killer')});
+try_sql($node, q{SELECT sabot.resume_queue('killer')});
 ends($node, $job, 'failed', 'a job that kills its agents is given up');
 is(job($node, $job, 'attempt, losses, sqlstate'),
 	'3|3|57P02', 'after sabot.max_crashes losses');
