@@ -52,6 +52,7 @@ typedef struct AttemptRecord
 	int32		attempt;
 	int32		pid;
 	TransactionId version;		/* of the row that the attempt found */
+	uint32		unused;			/* what would be padding: all is written */
 	TimestampTz started_at;
 } AttemptRecord;
 
@@ -144,7 +145,7 @@ void
 sabot_attempt_begin(const SabotJob *job, int attempt)
 {
 	AttemptRecord record = {ATTEMPT_MAGIC, MyDatabaseId, job->job_id, attempt,
-	MyProcPid, job->version, GetCurrentTimestamp()};
+	MyProcPid, job->version, 0, GetCurrentTimestamp()};
 
 	open_file();
 	if (!write_record(sabot_my_slot, &record))
