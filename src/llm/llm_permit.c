@@ -64,7 +64,8 @@ typedef struct Gate
 	char		origin[SABOT_ORIGIN_LEN];	/* "" = free */
 	char		model[SABOT_MODEL_LEN]; /* "" = the server itself */
 	int			faults;			/* in a row */
-	TimestampTz next_probe;
+	TimestampTz fault_at;		/* the last of them */
+	TimestampTz next_probe;		/* 0 = not stopped */
 	pid_t		prober;			/* who finds out, 0 = nobody */
 	char		error[SABOT_FAULT_LEN];
 } Gate;
@@ -596,7 +597,11 @@ sabot_gate_fault(const char *origin, const char *model, const char *error,
 	clipped[len] = '\0';
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	gate = find_gate_locked(origin, model, true);
+	if (gate->next_probe == 0 &&
+		TimestampDifferenceExceeds(gate->fault_at, now, 2 * LONGEST_STOP_MS))
+		gate->faults = 0;
 	gate->faults++;
+	gate->fault_at = now;
 	stop_ms = Min(FIRST_STOP_MS << Min(gate->faults - 1, 10), LONGEST_STOP_MS);
 	stop_ms = Max(stop_ms, Min(retry_after_s * INT64CONST(1000), LONGEST_STOP_MS));
 	gate->next_probe = TimestampTzPlusMilliseconds(now, stop_ms);
@@ -607,12 +612,15 @@ sabot_gate_fault(const char *origin, const char *model, const char *error,
 }
 
 /*
- * sabot_gate_good - a server has answered, and with model the model on it has
+ * sabot_gate_open - a server has answered a probe, or with model the model on
+ * it was loaded
  *
- * Returns whether that is news: others may go on.
+ * It is not stopped anymore, but what comes next decides: if that fails as
+ * well, it is stopped for longer than before.  Many servers answer a probe and
+ * refuse all else.  Returns whether that is news: others may go on.
  */
 bool
-sabot_gate_good(const char *origin, const char *model)
+sabot_gate_open(const char *origin, const char *model)
 {
 	Gate	   *gates[2];
 	Server	   *server;
@@ -626,15 +634,37 @@ sabot_gate_good(const char *origin, const char *model)
 	gates[1] = model ? find_gate_locked(origin, model, false) : NULL;
 	for (int i = 0; i < lengthof(gates); i++)
 	{
-		if (gates[i] == NULL)
+		if (gates[i] == NULL || gates[i]->next_probe == 0)
 			continue;
-		memset(gates[i], 0, sizeof(Gate));
+		gates[i]->next_probe = 0;
+		gates[i]->prober = 0;
 		news = true;
 	}
 	if (news)
 		wake_all_locked(origin);
 	LWLockRelease(shared->lock);
 	return news;
+}
+
+/*
+ * sabot_gate_good - a model on a server has answered: forget their faults
+ *
+ * Unless they were stopped meanwhile.
+ */
+void
+sabot_gate_good(const char *origin, const char *model)
+{
+	const char *const models[] = {NULL, model};
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < lengthof(models); i++)
+	{
+		Gate	   *gate = find_gate_locked(origin, models[i], false);
+
+		if (gate != NULL && gate->next_probe == 0)
+			memset(gate, 0, sizeof(Gate));
+	}
+	LWLockRelease(shared->lock);
 }
 
 /*
@@ -715,7 +745,7 @@ sabot_server_state(const char *origin, SabotServerState *state)
 		state->requests = server->requests;
 		state->connections = server->connections;
 	}
-	if (gate)
+	if (gate && gate->next_probe != 0)
 	{
 		state->next_probe = gate->next_probe;
 		state->faults = gate->faults;

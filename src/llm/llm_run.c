@@ -317,6 +317,18 @@ server_failed(SabotLlmRun *run, List *items, const SabotAnswer *answer)
 }
 
 /*
+ * note_reply - an item has had a reply, whatever it was: the server works
+ */
+static void
+note_reply(SabotLlmRun *run, const SabotReply *reply)
+{
+	if (!run->unproven || reply->curl_code != 0 || reply->timed_out)
+		return;
+	sabot_gate_good(run->endpoint->origin, run->spec->model);
+	run->unproven = false;
+}
+
+/*
  * land - see to a request that is done
  */
 static void
@@ -364,6 +376,8 @@ land(SabotLlmRun *run, SabotFlight *flight)
 		server_failed(run, items, &answer);
 	else
 		item_failed(run, items, reply, &answer);
+	if (!run->stopped)
+		note_reply(run, reply);
 	run->landing = NULL;
 	sabot_http_end(http);
 	MemoryContextSwitchTo(caller);

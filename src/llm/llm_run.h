@@ -100,6 +100,7 @@ typedef struct SabotLlmRun
 	SabotHttp  *landing;		/* done and being seen to, or NULL */
 	bool		looked_up;		/* the server has the model */
 	bool		warm;			/* the model was loaded */
+	bool		unproven;		/* no item has had a reply since */
 	bool		settle;			/* a request was given up: probe first */
 	bool		careful;		/* a worker was lost: note each item first */
 	bool		only_one;		/* paused by itself: try one item */

@@ -10,7 +10,9 @@ use SabotOllama;
 use SabotTest;
 use Test::More;
 
-my $node = new_node('faults', "log_min_messages = log\n");
+# One worker: the stand-in hears of a client that has left a moment later than
+# another worker does.
+my $node = new_node('faults', "sabot.llm_workers = 1\n");
 
 # The rows of all cases.  Of three the second one's prompt has the fault.
 # Those named "restart" wait, with their answer, for whoever holds the lock.
@@ -265,7 +267,7 @@ is( sql($node,
 #
 # [ name, fault, what wait_reason says, options of the server ]
 my @stops = (
-	[ 's503', '503 once', qr/503: server busy/ ],
+	[ 's503', '503 first=2', qr/503: server busy/ ],
 	[ 's429', '429:7,once', qr/429: too many requests/ ],
 	[ 's401', '401 once', qr/401: unauthorized \(the endpoint has no secret\)/ ],
 	[ 's403', '403 once', qr/403/ ],
@@ -359,8 +361,16 @@ foreach my $case (@stops)
 	ends($node, job_of($name), 'completed', "$name: goes on by itself");
 	look($name);
 	good($name, $_, "$name: row $_, no attempt was charged") foreach 1 .. 3;
-	is(sends($name, $server{$name}->requests), '1 2 1', "$name: requests");
+	my $nrequests = $name eq 's503' ? 3 : 2;
+	is(sends($name, $server{$name}->requests),
+		"1 $nrequests 1", "$name: requests");
 }
+
+# That the server answered a probe in between does not make it a good one.
+
+my @at = map { $_->{at} } $server{s503}->requests(qr/^s503 row 2/);
+cmp_ok($at[1] - $at[0], '>', 4.9, 's503: stopped for 5 s');
+cmp_ok($at[2] - $at[1], '>', 9.9, 's503: and then for longer');
 foreach my $name ('refused', 'dns')
 {
 	ends($node, job_of($name), 'completed', "$name: goes on by itself");
