@@ -87,6 +87,12 @@ $ollama->faults('hold');
 my $job = submit_rows('cancel', 3, $args);
 held(1, 'cancel: in the middle of a request');
 like(states($job), qr/^running, pending, pending$/, 'cancel: items before');
+is( sql($node,
+		"SELECT count(*), count(xact_start), count(backend_xmin)"
+		  . " FROM pg_stat_activity WHERE backend_type = 'sabot llm'"
+		  . " AND application_name = 'sabot job $job'"),
+	'1|0|0',
+	'cancel: no transaction is open during the request');
 is(sql($node, "SELECT sabot.cancel_job($job)"), 't', 'cancel');
 ends($node, $job, 'canceled', 'cancel: the job is canceled');
 held(0, 'cancel: the request has ended');
