@@ -178,8 +178,8 @@ extern void sabot_permit_suspect(const char *origin, bool suspect);
 extern void sabot_permit_free_dead(void);
 extern void sabot_gate_fault(const char *origin, const char *model,
 							 const char *error, int retry_after_s);
-extern bool sabot_gate_open(const char *origin, const char *model);
-extern void sabot_gate_good(const char *origin, const char *model);
+extern bool sabot_gate_good(const char *origin, const char *model,
+							bool for_item);
 extern bool sabot_gate_is_closed(const char *origin, const char *model,
 								 TimestampTz *next_probe, char *error);
 extern void sabot_permit_note_request(const char *origin,

@@ -585,8 +585,8 @@ put_answer(Check *check, const SabotReply *reply, const SabotAnswer *answer)
 						  answer->queue_ms);
 	else if (answer->error_class == SABOT_LLM_TRUNCATED)
 		advice = "It was asked for one word and did not stop: other models may do better.";
-	(void) sabot_gate_open(check->endpoint->origin, check->spec.model);
-	sabot_gate_good(check->endpoint->origin, check->spec.model);
+	(void) sabot_gate_good(check->endpoint->origin, check->spec.model, false);
+	(void) sabot_gate_good(check->endpoint->origin, check->spec.model, true);
 	sabot_pool_wake_crew(SABOT_LLM_WORKERS);
 	return put(check, "answer", true, answer_detail(check, reply, answer),
 			   advice);

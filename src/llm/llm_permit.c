@@ -612,59 +612,39 @@ sabot_gate_fault(const char *origin, const char *model, const char *error,
 }
 
 /*
- * sabot_gate_open - a server has answered a probe, or with model the model on
- * it was loaded
+ * sabot_gate_good - a server has answered, and with model the model on it has
  *
- * It is not stopped anymore, but what comes next decides: if that fails as
- * well, it is stopped for longer than before.  Many servers answer a probe and
- * refuse all else.  Returns whether that is news: others may go on.
+ * If that was not for an item it is only not stopped anymore: should the next
+ * request fail it is stopped for longer than before, as many servers answer a
+ * probe and refuse all else.  Returns whether others may go on since.
  */
 bool
-sabot_gate_open(const char *origin, const char *model)
+sabot_gate_good(const char *origin, const char *model, bool for_item)
 {
-	Gate	   *gates[2];
+	const char *const models[] = {NULL, model};
 	Server	   *server;
 	bool		news = false;
 
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	server = find_server_locked(origin, false);
-	if (server)
+	if (server && !for_item)
 		server->suspect = false;
-	gates[0] = find_gate_locked(origin, NULL, false);
-	gates[1] = model ? find_gate_locked(origin, model, false) : NULL;
-	for (int i = 0; i < lengthof(gates); i++)
+	for (int i = 0; i < (model ? 2 : 1); i++)
 	{
-		if (gates[i] == NULL || gates[i]->next_probe == 0)
+		Gate	   *gate = find_gate_locked(origin, models[i], false);
+
+		if (gate == NULL || (gate->next_probe != 0) == for_item)
 			continue;
-		gates[i]->next_probe = 0;
-		gates[i]->prober = 0;
-		news = true;
+		if (for_item)
+			memset(gate, 0, sizeof(Gate));
+		else
+			gate->next_probe = gate->prober = 0;
+		news |= !for_item;
 	}
 	if (news)
 		wake_all_locked(origin);
 	LWLockRelease(shared->lock);
 	return news;
-}
-
-/*
- * sabot_gate_good - a model on a server has answered: forget their faults
- *
- * Unless they were stopped meanwhile.
- */
-void
-sabot_gate_good(const char *origin, const char *model)
-{
-	const char *const models[] = {NULL, model};
-
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < lengthof(models); i++)
-	{
-		Gate	   *gate = find_gate_locked(origin, models[i], false);
-
-		if (gate != NULL && gate->next_probe == 0)
-			memset(gate, 0, sizeof(Gate));
-	}
-	LWLockRelease(shared->lock);
 }
 
 /*

@@ -324,7 +324,7 @@ note_reply(SabotLlmRun *run, const SabotReply *reply)
 {
 	if (!run->unproven || reply->curl_code != 0 || reply->timed_out)
 		return;
-	sabot_gate_good(run->endpoint->origin, run->spec->model);
+	(void) sabot_gate_good(run->endpoint->origin, run->spec->model, true);
 	run->unproven = false;
 }
 

@@ -167,7 +167,7 @@ sabot_llm_make_ready(SabotLlmRun *run, bool was_stopped)
 	{
 		ready = probe(run, was_stopped);
 		if (ready)
-			news = sabot_gate_open(run->endpoint->origin, NULL);
+			news = sabot_gate_good(run->endpoint->origin, NULL, false);
 	}
 	if (ready && !run->looked_up)
 		ready = run->looked_up = look_up_model(run);
@@ -177,7 +177,8 @@ sabot_llm_make_ready(SabotLlmRun *run, bool was_stopped)
 	MemoryContextReset(run->answer_context);
 	if (ready)
 	{
-		news |= sabot_gate_open(run->endpoint->origin, run->spec->model);
+		news |= sabot_gate_good(run->endpoint->origin, run->spec->model,
+								false);
 		run->settle = false;
 		run->unproven = true;
 	}
