@@ -304,6 +304,32 @@ after_items(SabotLlmRun *run, Ending *endings, int n)
 }
 
 /*
+ * note_careful - after the loss of a worker, note whose answers are about to
+ * be written, as one of them may be why it was lost
+ *
+ * That is all that may be an item's fault: while a request is under way there
+ * is nothing of an item that could harm the worker.
+ */
+static void
+note_careful(SabotLlmRun *run, const Ending *endings, int n)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SabotOwn	own;
+
+	if (!run->careful)
+		return;
+	sabot_own_start_transaction(&own);
+	for (int i = 0; i < n; i++)
+		if (endings[i].write)
+			sabot_item_note_failure(run->spec, endings[i].item,
+									SABOT_LLM_WRITE_FAILED,
+									"the worker did not survive this item",
+									-1, true);
+	sabot_own_commit_transaction(&own);
+	MemoryContextSwitchTo(caller);
+}
+
+/*
  * sabot_llm_answered - items have an answer: write it
  *
  * One item, or as many as there are vectors in the answer.  The items are
@@ -331,6 +357,7 @@ sabot_llm_answered(SabotLlmRun *run, List *items, const SabotReply *reply,
 		ending->end.answer = answer;
 		ending->end.digest = run->digest;
 	}
+	note_careful(run, endings, n);
 	finish_items(run, endings, n);
 	after_items(run, endings, n);
 }
@@ -338,21 +365,23 @@ sabot_llm_answered(SabotLlmRun *run, List *items, const SabotReply *reply,
 /*
  * sabot_llm_unanswered - an item gets no answer: use the fallback, or fail
  *
- * failed_attempt says that this was an attempt.  The item is gone afterwards.
+ * Nothing is written for an item that took a worker with it: that may be what
+ * did it.  failed_attempt says that this was an attempt.  The item is gone afterwards.
  */
 void
 sabot_llm_unanswered(SabotLlmRun *run, SabotLlmItem *item,
 					 const SabotReply *reply, const SabotAnswer *answer,
 					 bool failed_attempt)
 {
+	Jsonb	   *fallback = item->lost ? NULL : run->fallback;
 	Ending		ending = {0};
 
 	ending.item = item;
-	ending.write = run->fallback;
+	ending.write = fallback;
 	ending.failed_attempt = failed_attempt;
-	ending.end.state = run->fallback ? "fallback" : "failed";
-	ending.end.answered_by = run->fallback ? "fallback" : NULL;
-	ending.end.value = run->fallback;
+	ending.end.state = fallback ? "fallback" : "failed";
+	ending.end.answered_by = fallback ? "fallback" : NULL;
+	ending.end.value = fallback;
 	ending.end.error_class = answer->error_class;
 	ending.end.error = answer->error;
 	ending.end.response = answer->text;
@@ -360,6 +389,7 @@ sabot_llm_unanswered(SabotLlmRun *run, SabotLlmItem *item,
 	ending.end.latency_ms = reply ? reply->latency_us / 1000.0 : -1;
 	ending.end.answer = reply ? answer : NULL;
 	ending.end.digest = run->digest;
+	note_careful(run, &ending, 1);
 	finish_items(run, &ending, 1);
 	after_items(run, &ending, 1);
 }
@@ -378,21 +408,6 @@ sabot_llm_failed(SabotLlmRun *run, SabotLlmItem *item,
 							answer->error, reply->latency_us / 1000.0, false);
 	sabot_own_commit_transaction(&own);
 	item->attempts++;
-}
-
-/*
- * sabot_llm_note_careful - note an item before it is asked for, as a worker
- * was lost lately and it may have been this item
- */
-void
-sabot_llm_note_careful(SabotLlmRun *run, SabotLlmItem *item)
-{
-	SabotOwn	own;
-
-	sabot_own_start_transaction(&own);
-	sabot_item_note_failure(run->spec, item, SABOT_LLM_WRITE_FAILED,
-							"the worker did not survive this item", -1, true);
-	sabot_own_commit_transaction(&own);
 }
 
 /*

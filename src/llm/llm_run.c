@@ -209,8 +209,6 @@ fill_flights(SabotLlmRun *run)
 		if (!take_permit(run))
 			return;
 		run->waiting = list_delete_first(run->waiting);
-		if (run->careful)
-			sabot_llm_note_careful(run, linitial(items));
 		send_items(run, items, false);
 	}
 	if (run->leaving || run->stopped)

@@ -102,7 +102,7 @@ typedef struct SabotLlmRun
 	bool		warm;			/* the model was loaded */
 	bool		unproven;		/* no item has had a reply since */
 	bool		settle;			/* a request was given up: probe first */
-	bool		careful;		/* a worker was lost: note each item first */
+	bool		careful;		/* a worker was lost: note what is written */
 	bool		only_one;		/* paused by itself: try one item */
 	bool		answered;		/* some item has had an answer */
 	bool		leaving;		/* send nothing more */
@@ -158,7 +158,6 @@ extern void sabot_llm_failed(SabotLlmRun *run, SabotLlmItem *item,
 							 const SabotReply *reply,
 							 const SabotAnswer *answer);
 extern void sabot_llm_reuse(SabotLlmRun *run, int64 same_as);
-extern void sabot_llm_note_careful(SabotLlmRun *run, SabotLlmItem *item);
 
 /* in llm_usage.c: what a worker uses */
 extern void sabot_usage_begin(SabotLlmRun *run);

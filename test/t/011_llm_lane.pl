@@ -339,21 +339,28 @@ sql($node, "UPDATE strict SET prompt = 'poison ' || n, t = NULL;"
 	  . " EXECUTE FUNCTION refuse('die')");
 sql($node, "INSERT INTO strict SELECT 1, 'poison 1' WHERE NOT EXISTS"
 	  . " (SELECT FROM strict WHERE n = 1)");
-$ollama->reset;
-$job = sql($node,
-	"SELECT sabot.submit_llm_job('SELECT * FROM strict ORDER BY n',"
-	  . " '{prompt}', target => 'strict', output => 't')");
-ends($node, $job, 'completed', 'poison: the job is completed');
-is(states($job), 'done model, failed write_failed, done model',
-	'poison: the row has failed, the others are done');
-is( sql($node,
-		"SELECT error FROM sabot.llm_result WHERE job_id = $job AND item = 2"),
-	'the worker did not survive this item',
-	'poison: the reason');
-cmp_ok(scalar(my @r = $ollama->requests(qr/^poison 2/)),
-	'<=', 2, 'poison: it was asked twice at most');
-is(scalar(@r = $ollama->requests(qr/^poison [13]/)),
-	2, 'poison: the others once');
+foreach my $fallback ('', ", fallback => 'none'")
+{
+	my $name = $fallback eq '' ? 'poison' : 'poison with fallback';
+
+	$ollama->reset;
+	$job = sql($node,
+		"SELECT sabot.submit_llm_job('SELECT * FROM strict ORDER BY n',"
+		  . " '{prompt}', target => 'strict', output => 't' $fallback)");
+	ends($node, $job, 'completed', "$name: the job is completed");
+	is(states($job), 'done model, failed write_failed, done model',
+		"$name: the row has failed, the others are done");
+	is( sql($node,
+			"SELECT error FROM sabot.llm_result WHERE job_id = $job"
+			  . " AND item = 2"),
+		'the worker did not survive this item',
+		"$name: the reason");
+	my @sent = $ollama->requests(qr/^poison/);
+	cmp_ok(scalar(grep { $_->{prompt} eq 'poison 2' } @sent),
+		'<=', 2, "$name: it was asked twice at most");
+	is(scalar(grep { $_->{prompt} ne 'poison 2' } @sent),
+		2, "$name: the others once");
+}
 sql($node, 'DROP TRIGGER t ON strict');
 
 # Rows with the same prompt are one request; rows without any none.
