@@ -18,7 +18,9 @@ my $seed = $ENV{SABOT_SEED} // 20;
 srand($seed);
 note("SABOT_SEED=$seed");
 
-my $node = new_node('llm_crash', "sabot.llm_model = 'stand-in'\n");
+# Nobody gives up a job here that is killed again before it has got anywhere.
+my $node = new_node('llm_crash',
+	"sabot.llm_model = 'stand-in'\nsabot.max_crashes = 100\n");
 my $ollama = SabotOllama->new;
 
 # Each row of the target that is written leaves a row in written.
@@ -48,17 +50,24 @@ SELECT sabot.submit_llm_job(
 SQL
 }
 
-# worker() - the pid of the worker that has a job, once one has
+# worker(JOB) - the pid of the worker that has the job, once one has; 0 if the
+# job has finished
 sub worker
 {
-	return wait_until(
-		sub {
-			my ($status, $out) = try_sql($node,
-				"SELECT pid FROM pg_stat_activity WHERE backend_type = 'sabot llm'"
-				  . " AND application_name LIKE 'sabot job%' LIMIT 1");
+	my ($job) = @_;
 
-			return $status == 0 && $out;
-		}) || die 'there is no worker';
+	my $pid = wait_until(
+		sub {
+			my ($status, $out) = try_sql($node, <<"SQL");
+SELECT coalesce((SELECT pid FROM pg_stat_activity
+		WHERE backend_type = 'sabot llm'
+		AND application_name = 'sabot job $job' LIMIT 1),
+	CASE WHEN sabot.job_state($job) IN ('completed', 'failed') THEN 0 END)
+SQL
+
+			return $status == 0 && $out ne '' && "p$out";
+		}) || die "there is no worker: " . job($node, $job, '*');
+	return $pid =~ s/^p//r;
 }
 
 # whole(JOB, NAME, N, REQUESTS) - test that each of N rows has been answered
@@ -102,7 +111,7 @@ foreach my $how ('SIGKILL', 'terminated', 'immediate')
 	$ollama->faults('hold');
 	my $job = submit_rows($how, 3, "'$how ' || n");
 	ok($ollama->wait_for('in_flight', 1), "$how: in the middle of a request");
-	my $pid = worker();
+	my $pid = worker($job);
 	if ($how eq 'SIGKILL')
 	{
 		kill_pid($pid);
@@ -127,15 +136,14 @@ foreach my $how ('SIGKILL', 'terminated', 'immediate')
 
 $ollama->reset;
 $ollama->control({ service => 'uniform:2ms,20ms' });
-my $rows = 200;
+my $rows = 40 * $rounds;
 my $job = submit_rows('any', $rows, "'any ' || n % ($rows / 2)");
 my $kills = 0;
 foreach my $round (1 .. $rounds)
 {
-	my $pid = worker();
+	my $pid = worker($job) or last;
 
 	sleep(rand(0.4));
-	last if sql($node, "SELECT sabot.job_state($job)") eq 'completed';
 	$kills++;
 	if (rand() < 0.5)
 	{
