@@ -82,10 +82,12 @@ column_text(int row, int column)
  * use_indexes - have the statements of this transaction use their indexes,
  * whatever the planner thinks of tables that were just filled
  *
- * That is not enough where two tables meet: to a planner that has seen an
+ * That is not enough where two tables meet.  To a planner that has seen an
  * empty table, reading all answers of a job once for each fetch is as good as
- * looking up one for each item.  So what is to be looked up in these
- * statements is in a subselect with OFFSET 0, which is never made a join.
+ * looking up one for each item, so that is in a subselect with OFFSET 0, which
+ * is never made a join.  And an index that finds the answers of a job is as
+ * good as one that finds the answer of an item, so the item is a range, in an
+ * order that only the latter has.
  */
 static void
 use_indexes(void)
@@ -145,7 +147,8 @@ sabot_items_fetch(int64 job_id, int64 after, int limit,
 				  " FROM sabot.llm_item i"
 				  " WHERE i.job_id = $1 AND i.item > $2 AND i.same_as IS NULL"
 				  " AND NOT EXISTS (SELECT FROM sabot.llm_answer a"
-				  "  WHERE a.job_id = i.job_id AND a.item = i.item OFFSET 0)"
+				  "  WHERE a.job_id = i.job_id AND a.item BETWEEN i.item AND i.item"
+				  "  ORDER BY a.item OFFSET 0)"
 				  " ORDER BY i.job_id, i.item LIMIT $3",
 				  3, types, values, NULL, 0);
 	old = MemoryContextSwitchTo(context);
@@ -192,10 +195,12 @@ sabot_items_same(int64 job_id, int64 same_as, int limit,
 				  " COALESCE(f.answered_by, '')"
 				  " FROM sabot.llm_item i CROSS JOIN LATERAL"
 				  "  (SELECT a.* FROM sabot.llm_answer a"
-				  "  WHERE a.job_id = i.job_id AND a.item = i.same_as OFFSET 0) f"
+				  "  WHERE a.job_id = i.job_id AND a.item BETWEEN i.same_as AND i.same_as"
+				  "  ORDER BY a.item OFFSET 0) f"
 				  " WHERE i.job_id = $1 AND i.same_as BETWEEN $2 AND $3"
 				  " AND NOT EXISTS (SELECT FROM sabot.llm_answer a"
-				  "  WHERE a.job_id = i.job_id AND a.item = i.item OFFSET 0)"
+				  "  WHERE a.job_id = i.job_id AND a.item BETWEEN i.item AND i.item"
+				  "  ORDER BY a.item OFFSET 0)"
 				  " ORDER BY i.job_id, i.same_as LIMIT $4",
 				  4, types, values, NULL, 0);
 	old = MemoryContextSwitchTo(context);
