@@ -15,12 +15,15 @@
 
 #include <limits.h>
 
+#include "postmaster/bgworker_internals.h"
 #include "utils/guc.h"
 
 #include "guc.h"
 
 int			sabot_agent_idle_timeout = 600;
+int			sabot_distribute_threshold = 10000;
 bool		sabot_enabled = true;
+int			sabot_execution = SABOT_EXECUTION_AUTO;
 int			sabot_group_commit = 1;
 int			sabot_keep_agents = 0;
 int			sabot_keep_jobs = 7 * 24 * 60;
@@ -30,8 +33,17 @@ int			sabot_llm_max_response = 1024;
 char	   *sabot_llm_model = NULL;
 int			sabot_llm_pause_retry = 300000;
 int			sabot_llm_workers = 2;
+bool		sabot_log_routing = false;
 int			sabot_max_crashes = 3;
 int			sabot_pool_size = 4;
+int			sabot_query_agents = 2;
+
+static const struct config_enum_entry execution_options[] = {
+	{"auto", SABOT_EXECUTION_AUTO, false},
+	{"local", SABOT_EXECUTION_LOCAL, false},
+	{"distributed", SABOT_EXECUTION_DISTRIBUTED, false},
+	{NULL, 0, false}
+};
 
 /*
  * Define every setting of the pool.  Kept in alphabetical order by name.
@@ -136,6 +148,38 @@ define_llm_settings(void)
 }
 
 /*
+ * Define every setting of routing.  Kept in alphabetical order by name.
+ */
+static void
+define_routing_settings(void)
+{
+	DefineCustomIntVariable("sabot.distribute_threshold",
+							"Sets from how many rows of its largest relation on a query may run on agents.",
+							NULL,
+							&sabot_distribute_threshold,
+							10000, 0, INT_MAX,
+							PGC_USERSET, GUC_EXPLAIN, NULL, NULL, NULL);
+	DefineCustomEnumVariable("sabot.execution",
+							 "Sets whether queries run on agents.",
+							 "\"auto\" leaves queries over little data as they are, \"distributed\" none, \"local\" all.",
+							 &sabot_execution,
+							 SABOT_EXECUTION_AUTO, execution_options,
+							 PGC_USERSET, GUC_EXPLAIN, NULL, NULL, NULL);
+	DefineCustomBoolVariable("sabot.log_routing",
+							 "Logs how each query is routed, and why.",
+							 NULL,
+							 &sabot_log_routing,
+							 false,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("sabot.query_agents",
+							"Sets how many agents one query may use.",
+							NULL,
+							&sabot_query_agents,
+							2, 0, MAX_PARALLEL_WORKER_LIMIT,
+							PGC_USERSET, GUC_EXPLAIN, NULL, NULL, NULL);
+}
+
+/*
  * Define every setting and reserve the prefix.
  */
 void
@@ -144,5 +188,6 @@ sabot_guc_init(void)
 	define_pool_settings();
 	define_job_settings();
 	define_llm_settings();
+	define_routing_settings();
 	MarkGUCPrefixReserved("sabot");
 }
