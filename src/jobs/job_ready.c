@@ -650,11 +650,24 @@ sabot_ready_lane_to_fill(char *queue)
 }
 
 /*
+ * is_good_locked - whether a lane has the next job to run, and knows it
+ */
+static bool
+is_good_locked(ReadyLane *lane)
+{
+	SabotReady *first = first_locked(lane);
+
+	return first != NULL &&
+		(!lane->has_horizon || before(first, &lane->horizon));
+}
+
+/*
  * sabot_ready_begin_fill - begin to refill the lane of a queue
  *
  * *priority and *job_id tell the place in the order to read the table from.
- * Returns how many ids there is room for: 0 if another agent is at it, or no
- * lane can be had.  What becomes ready meanwhile goes into the lane at once.
+ * Returns how many ids there is room for: 0 if another agent is at it or has
+ * been since the caller looked, or no lane can be had.  What becomes ready
+ * meanwhile goes into the lane at once.
  */
 int
 sabot_ready_begin_fill(const char *queue, int32 *priority, int64 *job_id)
@@ -667,9 +680,11 @@ sabot_ready_begin_fill(const char *queue, int32 *priority, int64 *job_id)
 	lane = find_lane_locked(MyDatabaseId, my_roleid, queue);
 	if (lane == NULL)
 		lane = make_lane_locked(MyDatabaseId, my_roleid, queue);
-	if (lane != NULL && !filler_is_alive_locked(lane))
-	{
+	if (lane != NULL)
 		forget_dead_filler_locked(lane);
+	/* To read on from the horizon must not lose what comes before it. */
+	if (lane != NULL && lane->filler == SABOT_NO_SLOT && !is_good_locked(lane))
+	{
 		*priority = lane->has_horizon ? lane->horizon.priority : SABOT_MAX_PRIORITY;
 		*job_id = lane->has_horizon ? lane->horizon.job_id : 0;
 		clear_lane_locked(lane);
@@ -707,7 +722,7 @@ sabot_ready_end_fill(const char *queue, bool more, int32 priority,
 
 /*
  * sabot_ready_stocked - queues of our pair whose lanes have something in them,
- * or are known to lack something, as text[]
+ * are known to lack something, or are being filled, as text[]
  */
 ArrayType *
 sabot_ready_stocked(void)
@@ -722,7 +737,7 @@ sabot_ready_stocked(void)
 		ReadyLane  *lane = &ready->lanes[i];
 
 		if (lane->dbid == MyDatabaseId && lane->roleid == my_roleid &&
-			(lane->nentries > 0 || lane->has_horizon))
+			!is_empty_locked(lane))
 			strlcpy(NameStr(names[n++]), lane->queue, NAMEDATALEN);
 	}
 	LWLockRelease(ready->lock);
