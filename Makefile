@@ -7,7 +7,7 @@ PG_CONFIG ?= pg_config
 
 # One folder per capability, in dependency order: each holds its C and the
 # SQL objects it owns.  The install script is their SQL, concatenated.
-ROOMS = pool jobs llm
+ROOMS = pool jobs llm route
 
 MODULE_big = sabot
 SRCS = $(wildcard src/*.c $(ROOMS:%=src/%/*.c))

@@ -4,7 +4,7 @@
  *		Module entry point: settings, shared memory, hooks, workers.
  *
  * Nothing here does any work of its own; each capability lives in its own
- * folder (pool, jobs, llm) and this file wires them together.
+ * folder (pool, jobs, llm, route) and this file wires them together.
  *
  * Without shared_preload_libraries there is no shared memory and there are no
  * workers.  The library can be loaded all the same, because a dump that has
@@ -29,6 +29,7 @@
 #include "jobs/jobs.h"
 #include "llm/llm.h"
 #include "pool/pool.h"
+#include "route/route.h"
 
 /*
  * Locks in the tranche "sabot": of the pool, of ready jobs, of waits and
@@ -105,6 +106,7 @@ _PG_init(void)
 
 	sabot_pool_install_hooks();
 	sabot_jobs_install_hooks();
+	sabot_route_plan_init();
 	sabot_agent_set_source(SABOT_AGENTS, sabot_jobs_work_source());
 	sabot_agent_set_source(SABOT_LLM_WORKERS, sabot_llm_work_source());
 	if (!IsBinaryUpgrade)
