@@ -130,6 +130,58 @@ BuildQueryCompletionString(char *buff, const QueryCompletion *qc,
 								 need_escapes)
 #endif
 
+/* 18 removed execute_once, which late minor versions before it ignore. */
+#if PG_VERSION_NUM >= 180000
+#define SABOT_EXECUTOR_RUN_PARAMS \
+	QueryDesc *queryDesc, ScanDirection direction, uint64 count
+#define SABOT_EXECUTOR_RUN_ARGS queryDesc, direction, count
+#else
+#define SABOT_EXECUTOR_RUN_PARAMS \
+	QueryDesc *queryDesc, ScanDirection direction, uint64 count, \
+	bool execute_once
+#define SABOT_EXECUTOR_RUN_ARGS queryDesc, direction, count, execute_once
+#endif
+
+/* 18 counts a query's parallel workers. */
+#if PG_VERSION_NUM >= 180000
+#define SabotNoteWorkers(estate, planned, launched) \
+	((estate)->es_parallel_workers_to_launch += (planned), \
+	 (estate)->es_parallel_workers_launched += (launched))
+#else
+#define SabotNoteWorkers(estate, planned, launched) ((void) 0)
+#endif
+
+/* 17 knows processes by their numbers, signals included. */
+#if PG_VERSION_NUM >= 170000
+#define SabotMyProcSignalNumber MyProcNumber
+#else
+#define SabotMyProcSignalNumber MyBackendId
+#endif
+
+/*
+ * 16 has SYSTEM_USER, which is "method:name".  A process takes one for good;
+ * returns false if ours has taken another.
+ */
+#if PG_VERSION_NUM >= 160000
+#define SabotSystemUser() (GetSystemUser() ? GetSystemUser() : "")
+static inline bool
+SabotAdoptSystemUser(const char *system_user)
+{
+	const char *colon = strchr(system_user, ':');
+	char	   *method;
+
+	if (colon == NULL || GetSystemUser() != NULL)
+		return strcmp(system_user, SabotSystemUser()) == 0;
+	method = pnstrdup(system_user, colon - system_user);
+	InitializeSystemUser(colon + 1, method);
+	pfree(method);
+	return true;
+}
+#else
+#define SabotSystemUser() ""
+#define SabotAdoptSystemUser(system_user) true
+#endif
+
 /*
  * 17 has a WaitEventSet belong to a resource owner, or to nobody, instead of a
  * memory context; sabot's belong to nobody.

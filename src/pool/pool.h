@@ -86,9 +86,13 @@ typedef struct SabotSlot
 	bool		signaled;		/* latch set since it last looked for work */
 	bool		announced;		/* a commit that will wake it is under way */
 	bool		stop;			/* asked to leave at the next boundary */
+	bool		parked;			/* asleep, may be taken for a query */
+	bool		handed;			/* has been taken, and told what for */
+	bool		leaving;		/* exits: will do nothing anymore */
 
 	/* current work */
-	int64		work_id;		/* job id, negative for sabot.run, 0 if none */
+	int64		work_id;		/* job id, negative for sabot.run and queries,
+								 * 0 if none */
 	uint64		work_tag;		/* what limits count by: the queue's hash */
 	int32		work_attempt;
 	TimestampTz work_start;
@@ -173,6 +177,38 @@ typedef struct SabotWorkSource
 	bool		(*stopping) (bool server_stops);
 } SabotWorkSource;
 
+/* Work ids of queries begin here; those of sabot.run count down from -1. */
+#define SABOT_QUERY_WORK	PG_INT64_MIN
+
+/* An agent that a session has taken for its query. */
+typedef struct SabotTaken
+{
+	int			slotno;
+	int64		work_id;		/* unique */
+	Latch	   *latch;
+} SabotTaken;
+
+/*
+ * What agents do for queries.  prepare: launcher, before it registers an
+ * agent for a slot.  attach: agent, once it is connected; whether it can serve
+ * queries.  run: agent, in no transaction, taken for a query; must not raise
+ * errors.  come_home: agent, in no transaction, before it does anything but
+ * serving queries.  settings_changed: agent, its settings have been read anew.
+ * leave: agent that exits, its process still whole, and the query it had been
+ * taken for, or 0.  gone: the same, when its transaction has been aborted and
+ * its locks are released.
+ */
+typedef struct SabotQueryServer
+{
+	void		(*prepare) (int slotno);
+	bool		(*attach) (void);
+	void		(*run) (void);
+	void		(*come_home) (void);
+	void		(*settings_changed) (void);
+	void		(*leave) (int64 work_id);
+	void		(*gone) (void);
+} SabotQueryServer;
+
 /* What overhead_profile reports; the parts of a job add up to SABOT_TOTAL. */
 typedef enum SabotComponent
 {
@@ -182,8 +218,21 @@ typedef enum SabotComponent
 	SABOT_EXECUTION,			/* claimed to last statement done */
 	SABOT_COMPLETION,			/* last statement done to committed */
 	SABOT_TOTAL,				/* submit call to completion committed */
+	SABOT_QUERY_SETUP,			/* ExecutorRun() to its first Gather */
+	SABOT_QUERY_LAUNCH,			/* to the agents' having their tasks */
+	SABOT_QUERY_EXECUTION,		/* to the end */
+	SABOT_QUERY_TOTAL,			/* of ExecutorRun(), with agents */
 	SABOT_NCOMPONENTS
 } SabotComponent;
+
+/*
+ * Whether work is taking part in a query.
+ */
+static inline bool
+sabot_work_is_query(int64 work_id)
+{
+	return work_id < PG_INT64_MIN / 2;
+}
 
 /*
  * The pair of this database and a role.
@@ -226,6 +275,15 @@ extern bool sabot_pool_interrupt(Oid dbid, int64 work_id,
 extern void sabot_pool_begin_wait(int64 waits_for);
 extern void sabot_pool_end_wait(void);
 extern bool sabot_pool_wait_is_hopeless(void);
+
+/* in pool_query.c */
+extern void sabot_pool_set_query_server(const SabotQueryServer *server);
+extern const SabotQueryServer *sabot_pool_query_server(void);
+extern int	sabot_pool_take_parked(SabotPairKey key, int n, SabotTaken *taken,
+								   int *there);
+extern bool sabot_pool_hand_over(const SabotTaken *taken);
+extern void sabot_pool_give_back(const SabotTaken *taken);
+extern int64 sabot_pool_my_work(void);
 
 /* in pool_bar.c */
 extern bool sabot_pool_bar(Oid dbid, bool interrupt_busy);

@@ -64,7 +64,11 @@ static const SabotWorkSource *sources[SABOT_NCREWS];
 static const SabotWorkSource *work_source = NULL;	/* this process's */
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
+/* Memory in use is published after this many queries. */
+#define QUERIES_PER_REPORT	64
+
 static SabotSlot *my_slot = NULL;
+static const SabotQueryServer *query_server = NULL; /* if we serve queries */
 static uint32 interrupts_seen = 0;
 static volatile sig_atomic_t admin_cancel = false;
 static volatile sig_atomic_t accepts_interrupts = false;
@@ -223,6 +227,8 @@ agent_exit(int code, Datum arg)
 
 	if (sabot_my_slot == SABOT_NO_SLOT)
 		return;
+	if (query_server)
+		query_server->gone();
 	if (work_source->stopping)
 		lost = work_source->stopping(sabot_agent_server_stops());
 	sabot_slot_release(lost);
@@ -234,6 +240,8 @@ agent_exit(int code, Datum arg)
 static void
 agent_before_exit(int code, Datum arg)
 {
+	if (query_server)
+		query_server->leave(sabot_slot_retire());
 	if (work_source->detach)
 		work_source->detach(code != 0);
 }
@@ -387,9 +395,30 @@ sabot_agent_service_requests(void)
 	ProcessCatchupInterruptIfPending();
 	if (ConfigReloadPending)
 	{
+		if (query_server)
+			query_server->come_home();
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
+		if (query_server)
+			query_server->settings_changed();
 	}
+}
+
+/*
+ * serve_query - take part in the query our agent has been taken for
+ */
+static void
+serve_query(void)
+{
+	static int	done = 0;
+
+	admin_cancel = false;
+	query_server->run();
+	(void) sabot_pool_end_work();
+	pgstat_report_stat(false);
+	if (++done % QUERIES_PER_REPORT == 0)
+		sabot_slot_note_memory(MemoryContextMemAllocated(TopMemoryContext,
+														 true));
 }
 
 /*
@@ -423,27 +452,69 @@ await_announced(void)
 }
 
 /*
- * wait_for_work - sleep until there may be something to do
+ * sleep_parked - sleep until our agent is woken, or it is time to look for work
+ *
+ * Returns how it stands then.
+ */
+static SabotParking
+sleep_parked(TimestampTz look_at)
+{
+	SabotParking parking;
+
+	do
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		long		nap = TimestampDifferenceMilliseconds(now, look_at);
+
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(nap, nap_ms()), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		await_announced();
+		sabot_agent_service_requests();
+		parking = sabot_slot_unpark();
+		/* Whoever has taken us hands us something, or gives us back. */
+		if (parking == SABOT_PARKED_RESERVED)
+			look_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												  AGENT_NAP_MS);
+	} while (parking == SABOT_PARKED_RESERVED);
+	return parking;
+}
+
+/*
+ * wait_for_work - sleep until there may be something to do, and serve queries
  *
  * Returns false if the agent is to leave.
  */
 static bool
 wait_for_work(void)
 {
-	if (sabot_slot_set_idle())
+	TimestampTz look_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  AGENT_NAP_MS);
+	bool		served = false;
+
+	while (sabot_slot_set_idle(query_server != NULL))
 	{
-		report_idle();
-		if (idle_too_long() || !sabot_enabled)
+		bool		leave = idle_too_long() || !sabot_enabled;
+		SabotParking parking;
+
+		if (!served)
+			report_idle();
+		parking = leave ? sabot_slot_unpark() : SABOT_PARKED_RESERVED;
+		if (parking == SABOT_PARKED_RESERVED)
+			parking = sleep_parked(look_at);
+		served = parking == SABOT_PARKED_TAKEN;
+		if (served)
+			serve_query();
+		else if (leave)
 			return false;
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 nap_ms(), PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		await_announced();
-		sabot_agent_service_requests();
-		AcceptInvalidationMessages();
-		if (sabot_agent_authority_changed())
-			return false;
+		if (!served || GetCurrentTimestamp() >= look_at)
+		{
+			AcceptInvalidationMessages();
+			if (sabot_agent_authority_changed())
+				return false;
+			break;
+		}
 	}
 	return !sabot_agent_must_leave();
 }
@@ -459,6 +530,8 @@ work_until_idle(void)
 	int			done = 0;
 
 	sabot_slot_look();
+	if (query_server)
+		query_server->come_home();
 	for (;;)
 	{
 		sabot_agent_service_requests();
@@ -506,6 +579,9 @@ agent_connect(int slotno)
 	BackgroundWorkerInitializeConnectionByOid(my_slot->dbid, my_slot->roleid,
 											  SABOT_BGWORKER_FLAGS);
 	before_shmem_exit(agent_before_exit, 0);
+	if (my_slot->crew == SABOT_AGENTS && sabot_pool_query_server() &&
+		sabot_pool_query_server()->attach())
+		query_server = sabot_pool_query_server();
 	StartTransactionCommand();
 	learn_hashes();
 	CommitTransactionCommand();

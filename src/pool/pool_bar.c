@@ -59,7 +59,9 @@ clear_database_locked(Oid dbid, bool interrupt_busy)
 		if (!is_other_agent_locked(slot, dbid))
 			continue;
 		sabot_slot_leave_locked(slot);
-		if (interrupt_busy && slot->work_id != 0)
+		/* A query is its session's, which may be in the way itself. */
+		if (interrupt_busy && slot->work_id != 0 &&
+			!sabot_work_is_query(slot->work_id))
 			sabot_work_interrupt_locked(slot, SABOT_INTERRUPT_GIVE_BACK);
 	}
 }

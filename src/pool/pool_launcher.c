@@ -139,6 +139,8 @@ start_agents(SabotCrew crew, TimestampTz *next_event)
 	while ((slotno = sabot_pair_schedule(crew, &key, &generation,
 										 next_event)) != SABOT_NO_SLOT)
 	{
+		if (crew == SABOT_AGENTS && sabot_pool_query_server())
+			sabot_pool_query_server()->prepare(slotno);
 		if (register_agent(slotno, generation, type))
 		{
 			sabot_pool_note_worker_slot();

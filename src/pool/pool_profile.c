@@ -54,6 +54,10 @@ static const char *const component_names[SABOT_NCOMPONENTS] = {
 	[SABOT_EXECUTION] = "execution",
 	[SABOT_COMPLETION] = "completion",
 	[SABOT_TOTAL] = "total",
+	[SABOT_QUERY_SETUP] = "query set-up",
+	[SABOT_QUERY_LAUNCH] = "query launch",
+	[SABOT_QUERY_EXECUTION] = "query execution",
+	[SABOT_QUERY_TOTAL] = "query total",
 };
 
 PG_FUNCTION_INFO_V1(sabot_profile_rows);

@@ -5,8 +5,9 @@
  *
  * Slots and pairs change together (a slot is given to a pair because work
  * waits for it), so one lock protects everything.  Only pool_shared.c,
- * pool_slot.c, pool_work.c, pool_bar.c, pool_probe.c, pool_pair.c, pool_wake.c
- * and pool_schedule.c take it; everybody else calls their functions.
+ * pool_slot.c, pool_work.c, pool_query.c, pool_bar.c, pool_probe.c,
+ * pool_pair.c, pool_wake.c and pool_schedule.c take it; everybody else calls
+ * their functions.
  *
  * IDENTIFICATION
  *		src/pool/pool_shared.h
@@ -61,6 +62,9 @@ typedef struct SabotPool
 	int64		starts;
 	int64		losses;
 
+	/* changed in pool_query.c */
+	int64		next_query;		/* counts agents taken for queries */
+
 	/* changed in pool_schedule.c */
 	int64		evictions;
 	int			starved[SABOT_NCREWS];	/* pairs that wait for an agent to
@@ -77,6 +81,14 @@ typedef struct SabotPool
 
 	SabotSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } SabotPool;
+
+/* How an agent stands that was parked. */
+typedef enum SabotParking
+{
+	SABOT_PARKED_FREE,
+	SABOT_PARKED_RESERVED,		/* taken for a query, has yet to be told */
+	SABOT_PARKED_TAKEN
+} SabotParking;
 
 /* Every process of the pool catches up with invalidations while idle. */
 #define ProcessCatchupInterruptIfPending() \
@@ -132,7 +144,7 @@ extern int	sabot_slot_reserve_locked(SabotPair *pair, uint64 *generation);
 extern void sabot_slot_started_locked(SabotSlot *slot);
 extern void sabot_slot_leave_locked(SabotSlot *slot);
 extern void sabot_slot_attach(int slotno, uint64 generation);
-extern bool sabot_slot_set_idle(void);
+extern bool sabot_slot_set_idle(bool park);
 extern void sabot_slot_look(void);
 extern void sabot_slot_note_memory(int64 bytes);
 extern void sabot_slot_note_error(int sqlstate, const char *message);
@@ -146,6 +158,10 @@ extern bool sabot_slot_is_starting(int slotno, uint64 generation);
 /* in pool_work.c */
 extern void sabot_work_interrupt_locked(SabotSlot *slot,
 										SabotInterrupt reason);
+
+/* in pool_query.c */
+extern SabotParking sabot_slot_unpark(void);
+extern int64 sabot_slot_retire(void);
 
 /* in pool_bar.c */
 extern bool sabot_pool_is_barred_locked(Oid dbid);

@@ -177,11 +177,13 @@ sabot_slot_started_locked(SabotSlot *slot)
 /*
  * sabot_slot_set_idle - our agent has nothing to do
  *
- * Returns false, and changes nothing, if it was asked to leave or woken since
- * it last looked for work; or if it is to leave because there are too many.
+ * With "park" it may be taken for a query from now on, until
+ * sabot_slot_unpark().  Returns false, and changes nothing, if it was asked to
+ * leave or woken since it last looked for work; or if it is to leave because
+ * there are too many.
  */
 bool
-sabot_slot_set_idle(void)
+sabot_slot_set_idle(bool park)
 {
 	SabotSlot  *slot = &sabot_pool->slots[sabot_my_slot];
 	bool		idle;
@@ -196,6 +198,7 @@ sabot_slot_set_idle(void)
 	}
 	if (slot->state == SABOT_SLOT_BUSY)
 		sabot_slot_set_state_locked(slot, SABOT_SLOT_IDLE);
+	slot->parked = park && idle;
 	/* Somebody may be waiting for our place. */
 	if (idle && sabot_pool->starved[slot->crew] > 0)
 		sabot_pool_wake_launcher_locked();

@@ -1,0 +1,360 @@
+/*-------------------------------------------------------------------------
+ *
+ * route_launch.c
+ *		In the session of a query: takes agents, gives them their tasks, takes
+ *		back what they have not begun, and sees that they have let go.
+ *
+ * This stands in for LaunchParallelWorkers(): the ParallelContext, its queues
+ * and all that is done with them are the core's.  An agent has no background
+ * worker handle.  For the core that means "no news": it never concludes from
+ * a NULL handle that a worker is gone, so whoever ends an agent's part in a
+ * query says so through its queues.  What the core would do with a handle and
+ * must not do without is to terminate the worker when the context is destroyed
+ * while its error queue is still there; so on every way out of a query, error
+ * and exit included, the queue is let go first, see sabot_route_abandon().
+ *
+ * IDENTIFICATION
+ *		src/route/route_launch.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/parallel.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "executor/execParallel.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/procsignal.h"
+#include "storage/shm_mq.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "guc.h"
+#include "route/route_task.h"
+
+/* A session asks for more agents no more often than this, in ms. */
+#define WANT_EVERY_MS	200
+
+/* Wait this long, in ms, for a signal that an agent has let go. */
+#define GONE_NAP_MS		10
+
+/* The agents a Gather has, in allocated-forever memory until released. */
+struct RouteLaunch
+{
+	RouteLaunch *next;			/* of our session, the youngest first */
+	ParallelExecutorInfo **pei; /* of the Gather, which sets it to NULL when
+								 * it is done with the agents */
+	bool		launched;		/* else they are only reserved */
+	shm_mq	  **tuple_queues;	/* of the agents */
+	int			nagents;
+	SabotTaken	agents[FLEXIBLE_ARRAY_MEMBER];
+};
+
+static RouteLaunch *launches = NULL;
+static bool exit_registered = false;
+
+/*
+ * sabot_route_launch_size - how many agents a launch has
+ */
+int
+sabot_route_launch_size(const RouteLaunch *launch)
+{
+	return launch->nagents;
+}
+
+/*
+ * abandon_all - callback at exit: no agent may outlive our part in a query
+ *
+ * Runs before the transaction is aborted, and with it the contexts destroyed.
+ */
+static void
+abandon_all(int code, Datum arg)
+{
+	while (launches)
+		sabot_route_abandon(launches);
+}
+
+/*
+ * want_agents - have agents started for our pair, for next time
+ */
+static void
+want_agents(SabotPairKey key, int nagents)
+{
+	static TimestampTz last = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(last, now, WANT_EVERY_MS))
+		return;
+	last = now;
+	sabot_pool_want_agents(key, nagents);
+}
+
+/*
+ * sabot_route_reserve - take up to so many idle agents for a Gather
+ *
+ * pei is where the Gather keeps its parallel state.  Returns NULL if there is
+ * no agent; then the launcher has been asked for some.
+ */
+RouteLaunch *
+sabot_route_reserve(int nagents, ParallelExecutorInfo **pei)
+{
+	SabotPairKey key = sabot_pair(GetAuthenticatedUserId(), SABOT_AGENTS);
+	RouteLaunch *launch;
+	int			there;
+
+	if (!exit_registered)
+		before_shmem_exit(abandon_all, 0);
+	exit_registered = true;
+
+	launch = MemoryContextAlloc(TopMemoryContext,
+								offsetof(RouteLaunch, agents) +
+								sizeof(SabotTaken) * nagents);
+	launch->pei = pei;
+	launch->launched = false;
+	launch->tuple_queues = NULL;
+	launch->nagents = sabot_pool_take_parked(key, nagents, launch->agents,
+											 &there);
+	if (there < nagents)
+		want_agents(key, Min(nagents, sabot_query_agents));
+	if (launch->nagents == 0)
+	{
+		pfree(launch);
+		return NULL;
+	}
+	launch->next = launches;
+	launches = launch;
+	return launch;
+}
+
+/*
+ * fill_task - write down what an agent is to do
+ */
+static void
+fill_task(RouteTask *task, int number, ParallelExecutorInfo *pei)
+{
+	ParallelContext *pcxt = pei->pcxt;
+	char	   *base = dsm_segment_address(pcxt->seg);
+
+	task->segment = dsm_segment_handle(pcxt->seg);
+	task->number = number;
+	task->tuple_queue = (char *) shm_mq_get_queue(pei->tqueue[number]) - base;
+	task->error_queue = (char *) shm_mq_get_queue(pcxt->worker[number].error_mqh) - base;
+	task->leader = MyProc;
+	task->leader_pid = MyProcPid;
+	task->leader_number = SabotMyProcSignalNumber;
+	task->roleid = GetCurrentRoleId();
+	task->is_superuser = superuser_arg(GetOuterUserId());
+	GetUserIdAndSecContext(&task->userid, &task->sec_context);
+	task->xact_start = GetCurrentTransactionStartTimestamp();
+	task->stmt_start = GetCurrentStatementStartTimestamp();
+	strlcpy(task->system_user, SabotSystemUser(), ROUTE_SYSTEM_USER_LEN);
+}
+
+/*
+ * end_queue - make a queue that nobody will send to say so to us, its receiver
+ */
+static void
+end_queue(shm_mq *queue, dsm_segment *segment)
+{
+	shm_mq_set_sender(queue, MyProc);
+	shm_mq_detach(shm_mq_attach(queue, segment, NULL));
+}
+
+/*
+ * let_go_of_errors - expect no more messages of a worker
+ */
+static void
+let_go_of_errors(ParallelContext *pcxt, int i)
+{
+	if (pcxt->worker == NULL || pcxt->worker[i].error_mqh == NULL)
+		return;
+	shm_mq_detach(pcxt->worker[i].error_mqh);
+	pcxt->worker[i].error_mqh = NULL;
+}
+
+/*
+ * take_back - take a task back from an agent that has not begun
+ *
+ * Returns false if it has.  If the Gather still expects something of the agent
+ * it is told that nothing will come.
+ */
+static bool
+take_back(RouteLaunch *launch, int i)
+{
+	const SabotTaken *agent = &launch->agents[i];
+	ParallelExecutorInfo *pei = *launch->pei;
+
+	if (!sabot_route_task_move(agent->slotno, agent->work_id,
+							   ROUTE_TASK_ASSIGNED, ROUTE_TASK_FREE))
+		return false;
+	sabot_pool_give_back(agent);
+	if (pei)
+	{
+		let_go_of_errors(pei->pcxt, i);
+		end_queue(launch->tuple_queues[i], pei->pcxt->seg);
+	}
+	return true;
+}
+
+/*
+ * forget_workers - make the core expect nothing of workers there are no
+ * agents for
+ */
+static void
+forget_workers(ParallelContext *pcxt, int first)
+{
+	for (int i = first; i < pcxt->nworkers; i++)
+		let_go_of_errors(pcxt, i);
+}
+
+/*
+ * sabot_route_launch_none - have nobody help with a Gather
+ */
+void
+sabot_route_launch_none(ParallelExecutorInfo *pei)
+{
+	pei->pcxt->nworkers_launched = 0;
+	forget_workers(pei->pcxt, 0);
+}
+
+/*
+ * sabot_route_launch - have the agents of a launch begin
+ *
+ * The Gather's parallel state has been initialized.  If it has room for less,
+ * as when there was no shared memory segment, the agents that are left over
+ * are given back.  Returns how many begin.
+ */
+int
+sabot_route_launch(RouteLaunch *launch)
+{
+	ParallelExecutorInfo *pei = *launch->pei;
+	ParallelContext *pcxt = pei->pcxt;
+
+	while (launch->nagents > pcxt->nworkers)
+		sabot_pool_give_back(&launch->agents[--launch->nagents]);
+	if (launch->nagents == 0)
+	{
+		sabot_route_launch_none(pei);
+		return 0;
+	}
+
+	BecomeLockGroupLeader();
+	launch->tuple_queues = MemoryContextAlloc(TopMemoryContext,
+											  sizeof(shm_mq *) * launch->nagents);
+	pcxt->known_attached_workers =
+		MemoryContextAllocZero(TopTransactionContext,
+							   sizeof(bool) * launch->nagents);
+	pcxt->nknown_attached_workers = 0;
+	for (int i = 0; i < launch->nagents; i++)
+	{
+		launch->tuple_queues[i] = shm_mq_get_queue(pei->tqueue[i]);
+		pcxt->worker[i].bgwhandle = NULL;
+		fill_task(&sabot_route_shared->tasks[launch->agents[i].slotno], i, pei);
+	}
+	forget_workers(pcxt, launch->nagents);
+
+	/* Nothing can fail from here on. */
+	pcxt->nworkers_launched = launch->nagents;
+	launch->launched = true;
+	for (int i = 0; i < launch->nagents; i++)
+	{
+		sabot_route_task_assign(&launch->agents[i]);
+		if (!sabot_pool_hand_over(&launch->agents[i]))
+			take_back(launch, i);
+	}
+	return launch->nagents;
+}
+
+/*
+ * sabot_route_take_back - take back what agents have not begun
+ *
+ * To be called when there is nothing left for them to do: our own share of the
+ * work is done, and that ends only with the whole of it.
+ */
+void
+sabot_route_take_back(RouteLaunch *launch)
+{
+	for (int i = 0; i < launch->nagents; i++)
+		(void) take_back(launch, i);
+}
+
+/*
+ * is_gone - whether all agents of a launch have let go
+ */
+static bool
+is_gone(const RouteLaunch *launch)
+{
+	for (int i = 0; i < launch->nagents; i++)
+		if (!sabot_route_task_is_over(launch->agents[i].slotno,
+									  launch->agents[i].work_id))
+			return false;
+	return true;
+}
+
+/*
+ * sabot_route_await_gone - wait until no agent of a launch uses its segment
+ *
+ * They have sent all they had to; this is about moments.
+ */
+void
+sabot_route_await_gone(RouteLaunch *launch)
+{
+	while (!is_gone(launch))
+	{
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 GONE_NAP_MS, WAIT_EVENT_PARALLEL_FINISH);
+		ResetLatch(MyLatch);
+		if (INTERRUPTS_CAN_BE_PROCESSED())
+			CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * sabot_route_release - forget a launch whose agents have let go
+ */
+void
+sabot_route_release(RouteLaunch *launch)
+{
+	RouteLaunch **link = &launches;
+
+	while (*link != launch)
+		link = &(*link)->next;
+	*link = launch->next;
+	if (launch->tuple_queues)
+		pfree(launch->tuple_queues);
+	pfree(launch);
+}
+
+/*
+ * sabot_route_abandon - end what is left of a launch, after an error
+ *
+ * Interrupts its agents and waits until they have let go, as the core does
+ * with its workers: their locks and snapshots are those of our transaction.
+ * The launch is released.
+ */
+void
+sabot_route_abandon(RouteLaunch *launch)
+{
+	HOLD_INTERRUPTS();
+	for (int i = 0; i < launch->nagents; i++)
+	{
+		SabotTaken *agent = &launch->agents[i];
+
+		if (!launch->launched)
+			sabot_pool_give_back(agent);
+		else if (!take_back(launch, i) &&
+				 !sabot_route_task_is_over(agent->slotno, agent->work_id))
+			(void) sabot_pool_interrupt(MyDatabaseId, agent->work_id,
+										SABOT_INTERRUPT_CANCEL);
+		if (launch->launched && *launch->pei)
+			let_go_of_errors((*launch->pei)->pcxt, i);
+	}
+	if (launch->launched)
+		sabot_route_await_gone(launch);
+	RESUME_INTERRUPTS();
+	sabot_route_release(launch);
+}
