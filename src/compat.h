@@ -21,11 +21,13 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
+#include "commands/explain.h"
 #include "executor/executor.h"
 #include "common/jsonapi.h"
 #include "lib/stringinfo.h"
 #include "storage/latch.h"
 #include "tcop/pquery.h"
+#include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/memutils.h"
@@ -189,6 +191,41 @@ SabotAdoptSystemUser(const char *system_user)
 #if PG_VERSION_NUM < 170000
 #define CreateWaitEventSet(resowner, nevents) \
 	CreateWaitEventSet(TopMemoryContext, nevents)
+#endif
+
+/*
+ * 18 lets an extension add to what EXPLAIN says about a plan; before that it
+ * can only come after the core.
+ */
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#define SABOT_EXPLAINS_EACH_PLAN 1
+#else
+#define SABOT_EXPLAINS_EACH_PLAN 0
+#endif
+
+/* 17 exports what EXPLAIN does for a query, if no extension does it. */
+#if PG_VERSION_NUM < 170000
+static inline void
+standard_ExplainOneQuery(Query *query, int cursorOptions, IntoClause *into,
+						 ExplainState *es, const char *queryString,
+						 ParamListInfo params, QueryEnvironment *queryEnv)
+{
+	BufferUsage before = pgBufferUsage;
+	BufferUsage used = {0};
+	instr_time	start;
+	instr_time	duration;
+	PlannedStmt *stmt;
+
+	INSTR_TIME_SET_CURRENT(start);
+	stmt = pg_plan_query(query, queryString, cursorOptions, params);
+	INSTR_TIME_SET_CURRENT(duration);
+	INSTR_TIME_SUBTRACT(duration, start);
+	BufferUsageAccumDiff(&used, &pgBufferUsage, &before);
+	ExplainOnePlan(stmt, into, es, queryString, params, queryEnv, &duration,
+				   es->buffers ? &used : NULL);
+}
 #endif
 
 #endif							/* SABOT_COMPAT_H */

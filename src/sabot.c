@@ -110,9 +110,7 @@ _PG_init(void)
 	sabot_pool_install_hooks();
 	sabot_jobs_install_hooks();
 	sabot_route_plan_init();
-	sabot_route_gather_init();
-	sabot_route_state_init();
-	sabot_pool_set_query_server(sabot_route_query_server());
+	sabot_route_explain_init();
 	sabot_agent_set_source(SABOT_AGENTS, sabot_jobs_work_source());
 	sabot_agent_set_source(SABOT_LLM_WORKERS, sabot_llm_work_source());
 	if (!IsBinaryUpgrade)

@@ -88,6 +88,7 @@ typedef struct SabotRun
 extern void sabot_route_plan_init(void);
 extern void sabot_route_watch(void);
 extern const PlannedStmt *sabot_route_watched(SabotDecision *decision);
+extern const PlannedStmt *sabot_route_last_planned(SabotDecision *decision);
 
 /* in route_mark.c */
 extern void sabot_route_mark(PlannedStmt *stmt, const SabotDecision *decision);

@@ -89,10 +89,16 @@ static get_relation_info_hook_type prev_get_relation_info_hook = NULL;
 
 static Planning *current = NULL;
 
-/* What has been asked for by sabot_route_watch(). */
+/* A plan that was made, and what was decided about it. */
+typedef struct Planned
+{
+	const PlannedStmt *stmt;	/* for comparing only; NULL = none yet */
+	SabotDecision decision;
+} Planned;
+
+static Planned last;			/* by the planner run that has ended last */
+static Planned watched;			/* asked for by sabot_route_watch() */
 static bool watch_next = false;
-static const PlannedStmt *watched_stmt = NULL;
-static SabotDecision watched_decision;
 
 /*
  * costs_now - the costs in force
@@ -355,11 +361,10 @@ announce(const Planning *planning, PlannedStmt *stmt)
 
 	if (leaves_mark(decision.reason))
 		sabot_route_mark(stmt, &decision);
+	last.stmt = stmt;
+	last.decision = decision;
 	if (planning->watched)
-	{
-		watched_stmt = stmt;
-		watched_decision = decision;
-	}
+		watched = last;
 	if (sabot_log_routing)
 		sabot_route_log_decision(&decision);
 }
@@ -419,29 +424,34 @@ void
 sabot_route_watch(void)
 {
 	watch_next = true;
-	watched_stmt = NULL;
+	watched.stmt = NULL;
 }
 
 /*
  * sabot_route_watched - what was decided about the first query that was
  * planned since sabot_route_watch()
  *
- * Returns its plan, which is for comparing only, as it may be gone.  Returns
- * NULL, and why that may be, if none was planned.
+ * Returns its plan, which is for comparing only, as it may be gone; NULL, and
+ * decides nothing, if none was planned.
  */
 const PlannedStmt *
 sabot_route_watched(SabotDecision *decision)
 {
 	watch_next = false;
-	if (watched_stmt != NULL)
-		*decision = watched_decision;
-	else
-	{
-		memset(decision, 0, sizeof(*decision));
-		decision->reason = sabot_pool_attached() ?
-			SABOT_REASON_EXECUTION_LOCAL : SABOT_REASON_NOT_LOADED;
-	}
-	return watched_stmt;
+	*decision = watched.decision;
+	return watched.stmt;
+}
+
+/*
+ * sabot_route_last_planned - the same for the query that was planned last
+ *
+ * Queries that sabot.execution has kept local are not looked at.
+ */
+const PlannedStmt *
+sabot_route_last_planned(SabotDecision *decision)
+{
+	*decision = last.decision;
+	return last.stmt;
 }
 
 /*
