@@ -18,6 +18,7 @@
 
 #include "datatype/timestamp.h"
 #include "miscadmin.h"
+#include "port/atomics.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
@@ -218,21 +219,42 @@ typedef enum SabotComponent
 	SABOT_EXECUTION,			/* claimed to last statement done */
 	SABOT_COMPLETION,			/* last statement done to committed */
 	SABOT_TOTAL,				/* submit call to completion committed */
-	SABOT_QUERY_SETUP,			/* ExecutorRun() to its first Gather */
-	SABOT_QUERY_LAUNCH,			/* to the agents' having their tasks */
-	SABOT_QUERY_EXECUTION,		/* to the end */
-	SABOT_QUERY_TOTAL,			/* of ExecutorRun(), with agents */
+
+	/* and those of a query that agents take part in, to SABOT_QUERY_TOTAL */
+	SABOT_QUERY_SETUP,			/* Gather reached to ready for agents */
+	SABOT_QUERY_LAUNCH,			/* ready to agents have their work */
+	SABOT_QUERY_EXECUTION,		/* that to the end of the query */
+	SABOT_QUERY_TOTAL,			/* Gather reached to the end of the query */
 	SABOT_NCOMPONENTS
 } SabotComponent;
 
 /*
- * Whether work is taking part in a query.
+ * Durations counted in shared memory, see pool_histogram.c.  Everything is
+ * atomic: there is no lock.
  */
-static inline bool
-sabot_work_is_query(int64 work_id)
+#define SABOT_HISTOGRAM_SUB_BITS 4	/* 16 buckets to each power of two */
+#define SABOT_HISTOGRAM_MAX_BITS 40 /* 2^41 us, 25 days: longer ones count so */
+#define SABOT_HISTOGRAM_BUCKETS \
+	((SABOT_HISTOGRAM_MAX_BITS - SABOT_HISTOGRAM_SUB_BITS + 2) << \
+	 SABOT_HISTOGRAM_SUB_BITS)
+
+typedef struct SabotHistogram
 {
-	return work_id < PG_INT64_MIN / 2;
-}
+	pg_atomic_uint64 first_us;	/* first sample + 1, 0 while there is none */
+	pg_atomic_uint64 sum_us;
+	pg_atomic_uint64 buckets[SABOT_HISTOGRAM_BUCKETS];
+} SabotHistogram;
+
+/* What a histogram says, in us. */
+typedef struct SabotHistogramSummary
+{
+	uint64		count;
+	bool		has_first;
+	double		first_us;
+	double		sum_us;
+	double		p50_us;
+	double		p95_us;
+} SabotHistogramSummary;
 
 /*
  * The pair of this database and a role.
@@ -341,6 +363,12 @@ extern PGDLLEXPORT void sabot_prober_main(Datum arg);
 
 /* in pool_utility.c */
 extern void sabot_pool_install_hooks(void);
+
+/* in pool_histogram.c */
+extern void sabot_histogram_init(SabotHistogram *histogram);
+extern void sabot_histogram_add(SabotHistogram *histogram, uint64 us);
+extern void sabot_histogram_read(SabotHistogram *histogram,
+								 SabotHistogramSummary *summary);
 
 /* in pool_profile.c */
 extern Size sabot_profile_shmem_size(void);

@@ -85,29 +85,32 @@ CREATE FUNCTION profile_rows(OUT component text,
 	OUT p95_ms double precision, OUT sum_ms double precision)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'sabot_profile_rows'
-	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 6;
+	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 10;
 
 COMMENT ON FUNCTION profile_rows() IS
-	'time spent in each component of a job, for sabot.overhead_profile';
+	'time spent in each component of jobs and queries, for sabot.overhead_profile';
 
 REVOKE ALL ON FUNCTION profile_rows() FROM PUBLIC;
 
 CREATE VIEW overhead_profile AS
 	SELECT component, first_ms, count, mean_ms, p50_ms, p95_ms,
-		CASE WHEN component <> 'agent start' THEN
+		CASE WHEN component LIKE 'query %' THEN
+			sum_ms / NULLIF(max(sum_ms) FILTER
+							(WHERE component = 'query total') OVER (), 0)
+		WHEN component <> 'agent start' THEN
 			sum_ms / NULLIF(max(sum_ms) FILTER (WHERE component = 'total')
 							OVER (), 0)
 		END AS share
 	FROM profile_rows();
 
 COMMENT ON VIEW overhead_profile IS
-	'where the time from submit to completion went, in all databases since server start; submission, dispatch, execution and completion add up to total';
+	'where time went, in all databases since server start: submission, dispatch, execution and completion of jobs add up to total; set-up, launch and execution of queries that agents took part in to query total';
 COMMENT ON COLUMN overhead_profile.first_ms IS
 	'the first one since server start: in a cold pool';
 COMMENT ON COLUMN overhead_profile.p50_ms IS 'median, within 4 %';
 COMMENT ON COLUMN overhead_profile.p95_ms IS '95th percentile, within 4 %';
 COMMENT ON COLUMN overhead_profile.share IS
-	'share of the total; NULL for what is not a part of it';
+	'share of the total, or of query total; NULL for what is a part of neither';
 
 CREATE FUNCTION start_agents(n integer DEFAULT NULL) RETURNS integer
 	AS 'MODULE_PATHNAME', 'sabot_start_agents'
