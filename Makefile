@@ -66,7 +66,7 @@ tmp_server: FORCE
 	@echo '$(VERSION) $(INCLUDEDIR_SERVER) $(CC)' | cmp -s - $@ || \
 		echo '$(VERSION) $(INCLUDEDIR_SERVER) $(CC)' > $@
 
-$(INSTALL_SQL): src/install.sql $(ROOM_SQL) Makefile
+$(INSTALL_SQL): src/install.sql $(ROOM_SQL) src/check.sql Makefile
 	rm -f $@
 	cat $(filter %.sql,$^) > $@
 

@@ -71,7 +71,7 @@ SELECT format('%s(%s)%s', p.proname, pg_get_function_arguments(p.oid),
 			'adopt_jobs', 'start_agents', 'stop_agents', 'grant_usage',
 			'revoke_usage', 'check', 'submit_llm_job', 'submit_embedding_job',
 			'add_llm_endpoint', 'drop_llm_endpoint', 'check_llm',
-			'preview_llm_job', 'retry_llm_items')
+			'preview_llm_job', 'retry_llm_items', 'route')
 	ORDER BY p.proname;
 \pset format aligned
 SELECT unnest(enum_range(NULL::sabot.job_state)) AS job_state;
@@ -86,6 +86,7 @@ WITH pinned(view, columns) AS (VALUES
 	('pool_status', '{agents,busy,idle,starting,slots,waiting_pairs,starts,evictions,losses}'),
 	('overhead_profile', '{component,first_ms,count,mean_ms,p50_ms,p95_ms,share}'),
 	('metric', '{name,labels,value}'),
+	('route_stat', '{database,route,reason,queries,start_p50_us,start_p95_us}'),
 	('llm_result', '{job_id,item,key,state,prompt,response,value,error_class,error,attempts,latency_ms,queue_ms,load_ms,prompt_tokens,output_tokens,model,model_digest,answered_by,finished_at}'),
 	('llm_progress', '{job_id,name,state,endpoint,model,total,done,fallback,failed,skipped,running,pending,reused,attempts,timeouts,timeout_rate,rate_1m,rate_overall,eta,latency_p50_ms,latency_p95_ms,tokens_per_s,server_queue_ms,item_age,connections,worker_rss_bytes,worker_cpu_ms_per_item,bar}'),
 	('llm_health', '{job_id,steady_rate,few_timeouts,predictable_eta,low_resource_use,no_parallel_conflict,detail}'),

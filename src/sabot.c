@@ -65,7 +65,7 @@ sabot_shmem_request(void)
 	RequestAddinShmemSpace(sabot_wait_shmem_size());
 	RequestAddinShmemSpace(sabot_direct_shmem_size());
 	RequestAddinShmemSpace(sabot_permit_shmem_size());
-	RequestAddinShmemSpace(sabot_route_task_shmem_size());
+	RequestAddinShmemSpace(sabot_route_stat_shmem_size());
 	RequestNamedLWLockTranche("sabot", SABOT_NLOCKS);
 }
 
@@ -87,7 +87,7 @@ sabot_shmem_startup(void)
 	sabot_wait_shmem_init();
 	sabot_direct_shmem_init();
 	sabot_permit_shmem_init();
-	sabot_route_task_shmem_init();
+	sabot_route_stat_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -99,6 +99,7 @@ _PG_init(void)
 {
 	sabot_guc_init();
 	sabot_llm_register();
+	sabot_usage_add(SABOT_ROUTE_VIEWS, SABOT_ROUTE_ROUTINES);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

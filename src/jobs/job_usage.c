@@ -5,8 +5,8 @@
  *
  * CREATE EXTENSION grants nothing to anybody.  A list here, and not in the
  * reader's head, says what belongs together; the views show each role its
- * own jobs, and the functions touch no others.  The room above has a list of
- * its own.
+ * own jobs, and the functions touch no others.  The other rooms have lists of
+ * their own.
  *
  * IDENTIFICATION
  *		src/jobs/job_usage.c
@@ -37,18 +37,35 @@ PG_FUNCTION_INFO_V1(sabot_warn_unless_preloaded);
 	" sabot.wait_for_job, sabot.wait_for_jobs, sabot.job_state, sabot.job_rows," \
 	" sabot.cancel_job, sabot.retry_job, sabot.pause_job, sabot.resume_job," \
 	" sabot.purge, sabot.start_agents, sabot.stop_agents, sabot.check," \
+	" sabot.job_findings," \
 	" sabot.home, sabot.is_mine, sabot.may_see, sabot.owner_label," \
 	" sabot.running_job, sabot.job_counters, sabot.wait_reason," \
 	" sabot.agent_slots," \
 	" sabot.pool_counters, sabot.profile_rows, sabot.pair_failures"
 
+static const char *more_views = NULL;
+static const char *more_routines = NULL;
+
 /*
- * list - a list of objects, with those that the room above adds
+ * sabot_usage_add - register what a room that jobs know nothing of adds
+ *
+ * Names with commas between, which are kept as they are.
+ */
+void
+sabot_usage_add(const char *views, const char *routines)
+{
+	more_views = views;
+	more_routines = routines;
+}
+
+/*
+ * list - a list of objects, with those that other rooms add, or NULL
  */
 static char *
-list(const char *ours, const char *added)
+list(const char *ours, const char *above, const char *others)
 {
-	return added ? psprintf("%s, %s", ours, added) : pstrdup(ours);
+	return psprintf("%s%s%s%s%s", ours, above ? ", " : "", above ? above : "",
+					others ? ", " : "", others ? others : "");
 }
 
 /*
@@ -64,8 +81,9 @@ change_usage(const char *verb, const char *preposition, Oid role)
 	const SabotJobExtra *extra = sabot_job_extra();
 	const char *const what[] = {
 		"USAGE ON SCHEMA sabot",
-		list("SELECT ON " VIEWS, extra ? extra->views : NULL),
-		list("EXECUTE ON ROUTINE " ROUTINES, extra ? extra->routines : NULL)
+		list("SELECT ON " VIEWS, extra ? extra->views : NULL, more_views),
+		list("EXECUTE ON ROUTINE " ROUTINES, extra ? extra->routines : NULL,
+			 more_routines)
 	};
 
 	SPI_connect();

@@ -402,4 +402,7 @@ typedef struct SabotNewJob
 extern int64 sabot_job_submit(const SabotNewJob *job, const char *function);
 extern void sabot_check_owner_can_login(Oid roleid);
 
+/* in job_usage.c */
+extern void sabot_usage_add(const char *views, const char *routines);
+
 #endif							/* SABOT_JOBS_H */

@@ -371,8 +371,8 @@ CREATE VIEW metric AS
 COMMENT ON VIEW metric IS
 	'everything worth watching under names for Prometheus; jobs and queues of this database, finished jobs, agents and components of the server, _total and seconds since server start';
 
-CREATE FUNCTION "check"() RETURNS TABLE (subject text, ok boolean, detail text,
-	advice text)
+CREATE FUNCTION job_findings() RETURNS TABLE (place integer, subject text,
+	ok boolean, detail text, advice text)
 	LANGUAGE SQL VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 12
 BEGIN ATOMIC
 	WITH p AS MATERIALIZED (
@@ -397,100 +397,96 @@ BEGIN ATOMIC
 		SELECT count(*) AS jobs, max(job_id) AS last
 		FROM job_status
 		WHERE finished_at > clock_timestamp() - interval '1 day'
-			AND state = 'failed'),
-	finding(place, subject, ok, detail, advice) AS (
-		SELECT 1, 'preload', preloaded,
-			CASE WHEN preloaded THEN 'sabot is preloaded'
-				ELSE 'sabot is not in shared_preload_libraries' END,
-			'Add sabot to shared_preload_libraries and restart the server.'
-		FROM p
-		UNION ALL
-		SELECT 2, 'enabled', enabled,
-			'sabot.enabled is ' || CASE WHEN enabled THEN 'on' ELSE 'off' END,
-			'Set sabot.enabled to on and reload the configuration.'
-		FROM p
-		UNION ALL
-		SELECT 3, 'launcher', launcher_running,
-			CASE WHEN launcher_running THEN 'the launcher is running'
-				WHEN NOT preloaded THEN 'there is no launcher without preload'
-				WHEN in_recovery THEN 'the launcher starts when recovery ends'
-				ELSE 'the launcher is not running' END,
-			CASE WHEN NOT preloaded
-				THEN 'Add sabot to shared_preload_libraries and restart the server.'
-				WHEN in_recovery
-				THEN 'Promote this server, or submit jobs on the primary.'
-				ELSE 'Look for "sabot launcher" in the server log.' END
-		FROM p
-		UNION ALL
-		SELECT 4, 'worker processes',
-			workers >= pool_size + 4 AND NOT no_worker_slot,
-			format('max_worker_processes is %s: %s for agents of the %s that sabot.pool_size asks for%s%s',
-				workers, LEAST(GREATEST(workers - 4, 0), pool_size), pool_size,
-				CASE WHEN other.taken > 0
-					THEN format(', %s in use by others', other.taken)
-					ELSE '' END,
-				CASE WHEN no_worker_slot
-					THEN '; the last agent found none free' ELSE '' END),
-			format('Set max_worker_processes to at least %s and restart the server.',
-				GREATEST(pool_size + 4, CASE WHEN no_worker_slot
-					THEN workers + 4 ELSE 0 END))
-		FROM p, other
-		UNION ALL
-		SELECT 5, 'pool size', pool_size > 0
-			AND NOT (waiting_pairs > 0 AND agents >= slots),
-			format('sabot.pool_size is %s: %s agents, %s of them busy; %s (database, role) pairs with work have none',
-				pool_size, agents, busy, waiting_pairs),
-			'Raise sabot.pool_size and reload the configuration.'
-		FROM p
-		UNION ALL
-		SELECT 6, 'dynamic shared memory', dsm > 0,
-			'min_dynamic_shared_memory is ' ||
-				CASE WHEN dsm > 0 THEN pg_size_pretty(dsm) ELSE '0' END,
-			'Set min_dynamic_shared_memory to 64MB and restart the server: sabot.run then needs no new segment each time.'
-		FROM p
-		UNION ALL
-		SELECT 7, 'agents', false,
-			format('agents of role %I cannot start in database %I: %s',
-				f.role, f.database, f.error),
-			'Correct the cause; waiting jobs fail with this error after 5 tries.'
-		FROM unable AS f
-		UNION ALL
-		SELECT 7, 'agents', true, 'no agent failed to start', NULL
-		WHERE NOT EXISTS (SELECT FROM unable)
-		UNION ALL
-		SELECT 8, 'copied jobs', sum(copied) IS NULL OR sum(copied) = 0,
-			format('jobs copied from another database: %s',
-				COALESCE(sum(copied), 0)),
-			'Call sabot.adopt_jobs() if they are to run here.'
-		FROM q
-		UNION ALL
-		SELECT 9, 'paused queues', NOT COALESCE(bool_or(paused), false),
-			COALESCE('paused: ' || string_agg(format('%I', queue), ', '
-				ORDER BY queue) FILTER (WHERE paused), 'no queue is paused'),
-			COALESCE('Call ' || string_agg(format('sabot.resume_queue(%L)',
-				queue), ', ' ORDER BY queue) FILTER (WHERE paused) || '.', '')
-		FROM q
-		UNION ALL
-		SELECT 10, 'waiting jobs',
-			COALESCE(min(oldest_waiting) > clock_timestamp() - interval '10 min',
-				true),
-			format('jobs that could run now: %s%s', COALESCE(sum(waiting), 0),
-				', the oldest since ' ||
-				date_trunc('second', min(oldest_waiting))),
-			'See wait_reason in sabot.job_status.'
-		FROM q
-		UNION ALL
-		SELECT 11, 'failed jobs', jobs = 0,
-			format('jobs that failed in the last day: %s%s', jobs,
-				', the latest is job ' || last),
-			'See sqlstate and error in sabot.job_status.'
-		FROM failed)
-	SELECT f.subject, f.ok, f.detail, CASE WHEN NOT f.ok THEN f.advice END
-	FROM finding AS f
-	ORDER BY f.place, f.detail;
+			AND state = 'failed')
+	SELECT 1, 'preload', preloaded,
+		CASE WHEN preloaded THEN 'sabot is preloaded'
+			ELSE 'sabot is not in shared_preload_libraries' END,
+		'Add sabot to shared_preload_libraries and restart the server.'
+	FROM p
+	UNION ALL
+	SELECT 2, 'enabled', enabled,
+		'sabot.enabled is ' || CASE WHEN enabled THEN 'on' ELSE 'off' END,
+		'Set sabot.enabled to on and reload the configuration.'
+	FROM p
+	UNION ALL
+	SELECT 3, 'launcher', launcher_running,
+		CASE WHEN launcher_running THEN 'the launcher is running'
+			WHEN NOT preloaded THEN 'there is no launcher without preload'
+			WHEN in_recovery THEN 'the launcher starts when recovery ends'
+			ELSE 'the launcher is not running' END,
+		CASE WHEN NOT preloaded
+			THEN 'Add sabot to shared_preload_libraries and restart the server.'
+			WHEN in_recovery
+			THEN 'Promote this server, or submit jobs on the primary.'
+			ELSE 'Look for "sabot launcher" in the server log.' END
+	FROM p
+	UNION ALL
+	SELECT 4, 'worker processes',
+		workers >= pool_size + 4 AND NOT no_worker_slot,
+		format('max_worker_processes is %s: %s for agents of the %s that sabot.pool_size asks for%s%s',
+			workers, LEAST(GREATEST(workers - 4, 0), pool_size), pool_size,
+			CASE WHEN other.taken > 0
+				THEN format(', %s in use by others', other.taken)
+				ELSE '' END,
+			CASE WHEN no_worker_slot
+				THEN '; the last agent found none free' ELSE '' END),
+		format('Set max_worker_processes to at least %s and restart the server.',
+			GREATEST(pool_size + 4, CASE WHEN no_worker_slot
+				THEN workers + 4 ELSE 0 END))
+	FROM p, other
+	UNION ALL
+	SELECT 5, 'pool size', pool_size > 0
+		AND NOT (waiting_pairs > 0 AND agents >= slots),
+		format('sabot.pool_size is %s: %s agents, %s of them busy; %s (database, role) pairs with work have none',
+			pool_size, agents, busy, waiting_pairs),
+		'Raise sabot.pool_size and reload the configuration.'
+	FROM p
+	UNION ALL
+	SELECT 6, 'dynamic shared memory', dsm > 0,
+		'min_dynamic_shared_memory is ' ||
+			CASE WHEN dsm > 0 THEN pg_size_pretty(dsm) ELSE '0' END,
+		'Set min_dynamic_shared_memory to 64MB and restart the server: sabot.run and queries on agents, which start twice as fast then, need no new segment each time.'
+	FROM p
+	UNION ALL
+	SELECT 7, 'agents', false,
+		format('agents of role %I cannot start in database %I: %s',
+			f.role, f.database, f.error),
+		'Correct the cause; waiting jobs fail with this error after 5 tries.'
+	FROM unable AS f
+	UNION ALL
+	SELECT 7, 'agents', true, 'no agent failed to start', NULL
+	WHERE NOT EXISTS (SELECT FROM unable)
+	UNION ALL
+	SELECT 8, 'copied jobs', sum(copied) IS NULL OR sum(copied) = 0,
+		format('jobs copied from another database: %s',
+			COALESCE(sum(copied), 0)),
+		'Call sabot.adopt_jobs() if they are to run here.'
+	FROM q
+	UNION ALL
+	SELECT 9, 'paused queues', NOT COALESCE(bool_or(paused), false),
+		COALESCE('paused: ' || string_agg(format('%I', queue), ', '
+			ORDER BY queue) FILTER (WHERE paused), 'no queue is paused'),
+		COALESCE('Call ' || string_agg(format('sabot.resume_queue(%L)',
+			queue), ', ' ORDER BY queue) FILTER (WHERE paused) || '.', '')
+	FROM q
+	UNION ALL
+	SELECT 10, 'waiting jobs',
+		COALESCE(min(oldest_waiting) > clock_timestamp() - interval '10 min',
+			true),
+		format('jobs that could run now: %s%s', COALESCE(sum(waiting), 0),
+			', the oldest since ' ||
+			date_trunc('second', min(oldest_waiting))),
+		'See wait_reason in sabot.job_status.'
+	FROM q
+	UNION ALL
+	SELECT 11, 'failed jobs', jobs = 0,
+		format('jobs that failed in the last day: %s%s', jobs,
+			', the latest is job ' || last),
+		'See sqlstate and error in sabot.job_status.'
+	FROM failed;
 END;
 
-COMMENT ON FUNCTION "check"() IS
-	'what keeps sabot from working well here, and what to change; jobs counted are those one may see';
+COMMENT ON FUNCTION job_findings() IS
+	'what sabot.check() says of the pool and of jobs; advice is for where something is not ok';
 
-REVOKE ALL ON FUNCTION "check"() FROM PUBLIC;
+REVOKE ALL ON FUNCTION job_findings() FROM PUBLIC;

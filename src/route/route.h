@@ -84,6 +84,11 @@ typedef struct SabotRun
 	int64		start_us;		/* until agents had their work, 0 if none */
 } SabotRun;
 
+/* What grant_usage() gives of ours: names with commas between. */
+#define SABOT_ROUTE_VIEWS "sabot.route_stat"
+#define SABOT_ROUTE_ROUTINES \
+	"sabot.route, sabot.route_counters, sabot.route_findings, sabot.processors"
+
 /* in route_plan.c */
 extern void sabot_route_plan_init(void);
 extern void sabot_route_watch(void);
