@@ -30,6 +30,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/array.h"
+#include "utils/guc_tables.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
 
@@ -203,6 +204,27 @@ SabotAdoptSystemUser(const char *system_user)
 #define SABOT_EXPLAINS_EACH_PLAN 1
 #else
 #define SABOT_EXPLAINS_EACH_PLAN 0
+#endif
+
+/*
+ * 16 can find a setting by its name.  The setting must exist.
+ */
+#if PG_VERSION_NUM >= 160000
+static inline struct config_generic *
+SabotFindSetting(const char *name)
+{
+	return find_option(name, false, false, ERROR);
+}
+#else
+static inline struct config_generic *
+SabotFindSetting(const char *name)
+{
+	struct config_generic **setting = get_guc_variables();
+
+	while (strcmp((*setting)->name, name) != 0)
+		setting++;
+	return *setting;
+}
 #endif
 
 /* 17 exports what EXPLAIN does for a query, if no extension does it. */

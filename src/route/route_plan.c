@@ -11,9 +11,8 @@
  * query over little data is planned as if sabot were not there; watching it
  * costs a few instructions for each relation and allocates nothing.
  *
- * The costs are the variables behind settings.  They are put back before
- * anything else can see them: when the planner returns, when it fails, and
- * when it calls a function that has something planned itself.
+ * The costs are put back when the planner returns, when it fails, and when it
+ * calls a function that has something planned itself.
  *
  * IDENTIFICATION
  *		src/route/route_plan.c
@@ -25,42 +24,14 @@
 #include "access/parallel.h"
 #include "miscadmin.h"
 #include "optimizer/cost.h"
-#include "optimizer/optimizer.h"
-#include "optimizer/paths.h"
 #include "optimizer/plancat.h"
 #include "optimizer/planner.h"
 #include "parser/parsetree.h"
-#include "storage/bufmgr.h"
 
 #include "guc.h"
 #include "pool/pool.h"
 #include "route/route.h"
-
-/*
- * What starting a fragment on agents costs.  PostgreSQL's default of 1000
- * stands for 4.9 to 6.5 ms; on agents it was measured to be 0.11 to 0.26 ms,
- * that is 17 to 40.  The upper end has queries spread from some 6,000 rows
- * on: those that break even at the threshold, at 10,000 rows, do so with
- * something to spare, and those over a lower threshold that would lose do not
- * run on agents.
- */
-#define WARM_SETUP_COST		40.0
-
-/*
- * Pages of an index below which its scan is not worth sharing.  There is
- * nothing to share in one page, which is what a key lookup reads; it is
- * planned as fast as ever because no parallel path is made for it.
- */
-#define WARM_INDEX_PAGES	2
-
-/* The settings that are changed for a planner run. */
-typedef struct Costs
-{
-	double		setup;
-	int			table_pages;
-	int			index_pages;
-	int			workers;
-} Costs;
+#include "route/route_cost.h"
 
 /* A planner run.  Runs nest: planning may call functions that plan. */
 typedef struct Planning
@@ -71,8 +42,6 @@ typedef struct Planning
 	bool		watched;
 	bool		parallel_ok;	/* the planner may make parallel paths */
 	bool		switched;		/* costs are those of agents */
-	Costs		own;			/* what they were, and are to be again */
-	Costs		warm;			/* what they are, when switched */
 
 	double		threshold;		/* rows */
 	Oid			relid;			/* the largest relation so far */
@@ -82,6 +51,8 @@ typedef struct Planning
 	PlannerInfo *sum_root;
 	Index		sum_relid;
 	double		sum_rows;
+
+	SabotCosts	costs;			/* for putting them back, when switched */
 } Planning;
 
 static planner_hook_type prev_planner_hook = NULL;
@@ -99,67 +70,6 @@ typedef struct Planned
 static Planned last;			/* by the planner run that has ended last */
 static Planned watched;			/* asked for by sabot_route_watch() */
 static bool watch_next = false;
-
-/*
- * costs_now - the costs in force
- */
-static Costs
-costs_now(void)
-{
-	Costs		costs = {
-		.setup = parallel_setup_cost,
-		.table_pages = min_parallel_table_scan_size,
-		.index_pages = min_parallel_index_scan_size,
-		.workers = max_parallel_workers_per_gather
-	};
-
-	return costs;
-}
-
-/*
- * switch_costs - plan for agents from now on
- *
- * The user's own values hold where they are more eager than ours.
- */
-static void
-switch_costs(Planning *planning)
-{
-	Costs		own = costs_now();
-
-	planning->own = own;
-	planning->warm.setup = Min(own.setup, WARM_SETUP_COST);
-	planning->warm.table_pages = 0;
-	planning->warm.index_pages = Min(own.index_pages, WARM_INDEX_PAGES);
-	planning->warm.workers = Min(own.workers, Min(max_parallel_workers,
-												  sabot_query_agents));
-	planning->switched = true;
-
-	parallel_setup_cost = planning->warm.setup;
-	min_parallel_table_scan_size = planning->warm.table_pages;
-	min_parallel_index_scan_size = planning->warm.index_pages;
-	max_parallel_workers_per_gather = planning->warm.workers;
-}
-
-/*
- * restore_costs - undo switch_costs()
- *
- * What a function called by the planner has SET meanwhile stays.
- */
-static void
-restore_costs(const Planning *planning)
-{
-	const Costs *own = &planning->own;
-	const Costs *warm = &planning->warm;
-
-	if (parallel_setup_cost == warm->setup)
-		parallel_setup_cost = own->setup;
-	if (min_parallel_table_scan_size == warm->table_pages)
-		min_parallel_table_scan_size = own->table_pages;
-	if (min_parallel_index_scan_size == warm->index_pages)
-		min_parallel_index_scan_size = own->index_pages;
-	if (max_parallel_workers_per_gather == warm->workers)
-		max_parallel_workers_per_gather = own->workers;
-}
 
 /*
  * reason_at_once - why a query is not for agents, whatever it reads
@@ -193,7 +103,10 @@ static void
 switch_if_possible(Planning *planning)
 {
 	if (sabot_route_extension_exists())
-		switch_costs(planning);
+	{
+		sabot_costs_switch(&planning->costs);
+		planning->switched = true;
+	}
 	else
 		planning->reason = SABOT_REASON_NO_EXTENSION;
 }
@@ -206,12 +119,12 @@ switch_if_possible(Planning *planning)
 static void
 begin_planning(Planning *planning, const Query *parse, int cursorOptions)
 {
-	memset(planning, 0, sizeof(*planning));
+	memset(planning, 0, offsetof(Planning, costs));
 	planning->outer = current;
 	planning->watched = watch_next;
 	watch_next = false;
 	if (current != NULL && current->switched)
-		restore_costs(current);
+		sabot_costs_restore(&current->costs);
 	planning->reason = reason_at_once(parse, cursorOptions);
 	planning->threshold = sabot_execution == SABOT_EXECUTION_DISTRIBUTED ?
 		0 : sabot_distribute_threshold;
@@ -227,10 +140,10 @@ static void
 end_planning(Planning *planning)
 {
 	if (planning->switched)
-		restore_costs(planning);
+		sabot_costs_restore(&planning->costs);
 	current = planning->outer;
 	if (current != NULL && current->switched)
-		switch_costs(current);
+		sabot_costs_switch(&current->costs);
 }
 
 /*
