@@ -66,6 +66,7 @@ sabot_shmem_request(void)
 	RequestAddinShmemSpace(sabot_direct_shmem_size());
 	RequestAddinShmemSpace(sabot_permit_shmem_size());
 	RequestAddinShmemSpace(sabot_route_stat_shmem_size());
+	RequestAddinShmemSpace(sabot_route_task_shmem_size());
 	RequestNamedLWLockTranche("sabot", SABOT_NLOCKS);
 }
 
@@ -88,6 +89,7 @@ sabot_shmem_startup(void)
 	sabot_direct_shmem_init();
 	sabot_permit_shmem_init();
 	sabot_route_stat_shmem_init();
+	sabot_route_task_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -112,6 +114,9 @@ _PG_init(void)
 	sabot_jobs_install_hooks();
 	sabot_route_plan_init();
 	sabot_route_explain_init();
+	sabot_route_gather_init();
+	sabot_route_state_init();
+	sabot_pool_set_query_server(sabot_route_query_server());
 	sabot_agent_set_source(SABOT_AGENTS, sabot_jobs_work_source());
 	sabot_agent_set_source(SABOT_LLM_WORKERS, sabot_llm_work_source());
 	if (!IsBinaryUpgrade)

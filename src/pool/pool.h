@@ -190,17 +190,18 @@ typedef struct SabotTaken
 } SabotTaken;
 
 /*
- * What agents do for queries.  prepare: launcher, before it registers an
+ * What agents do for queries.  startup: launcher, once.  prepare: launcher, before it registers an
  * agent for a slot.  attach: agent, once it is connected; whether it can serve
  * queries.  run: agent, in no transaction, taken for a query; must not raise
  * errors.  come_home: agent, in no transaction, before it does anything but
  * serving queries.  settings_changed: agent, its settings have been read anew.
  * leave: agent that exits, its process still whole, and the query it had been
  * taken for, or 0.  gone: the same, when its transaction has been aborted and
- * its locks are released.
+ * its locks are released.  probe: prober, in no transaction.
  */
 typedef struct SabotQueryServer
 {
+	void		(*startup) (void);
 	void		(*prepare) (int slotno);
 	bool		(*attach) (void);
 	void		(*run) (void);
@@ -208,6 +209,7 @@ typedef struct SabotQueryServer
 	void		(*settings_changed) (void);
 	void		(*leave) (int64 work_id);
 	void		(*gone) (void);
+	void		(*probe) (void);
 } SabotQueryServer;
 
 /* What overhead_profile reports; the parts of a job add up to SABOT_TOTAL. */
@@ -255,6 +257,15 @@ typedef struct SabotHistogramSummary
 	double		p50_us;
 	double		p95_us;
 } SabotHistogramSummary;
+
+/*
+ * Whether work is taking part in a query.
+ */
+static inline bool
+sabot_work_is_query(int64 work_id)
+{
+	return work_id < PG_INT64_MIN / 2;
+}
 
 /*
  * The pair of this database and a role.

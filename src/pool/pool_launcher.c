@@ -254,6 +254,8 @@ launcher_start(void)
 	for (SabotCrew crew = 0; crew < SABOT_NCREWS; crew++)
 		if (sabot_agent_source(crew) && sabot_agent_source(crew)->startup)
 			sabot_agent_source(crew)->startup();
+	if (sabot_pool_query_server())
+		sabot_pool_query_server()->startup();
 	hinted = sabot_hint_read();
 	foreach(lc, hinted)
 		sabot_prober_queue(lfirst_oid(lc), true);

@@ -342,5 +342,7 @@ sabot_prober_main(Datum arg)
 		if (sabot_agent_source(crew) && sabot_agent_source(crew)->probe)
 			sabot_agent_source(crew)->probe();
 	sabot_probe_done();
+	if (sabot_pool_query_server())
+		sabot_pool_query_server()->probe();
 	proc_exit(0);
 }

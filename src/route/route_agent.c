@@ -393,13 +393,15 @@ gone(void)
 }
 
 static const SabotQueryServer query_server = {
+	.startup = sabot_route_test_startup,
 	.prepare = sabot_route_boot_prepare,
 	.attach = sabot_route_boot,
 	.run = run,
 	.come_home = sabot_route_settings_home,
 	.settings_changed = sabot_route_settings_changed,
 	.leave = leave,
-	.gone = gone
+	.gone = gone,
+	.probe = sabot_route_test
 };
 
 /*

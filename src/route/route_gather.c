@@ -59,7 +59,7 @@ typedef struct Execution
 	struct Execution *outer;	/* which this one was called from */
 	Funnel	   *funnels;
 	SabotRun	run;
-	TimestampTz began_at;
+	TimestampTz began_at;		/* with the first funnel that has agents */
 	TimestampTz launched_at;
 } Execution;
 
@@ -269,9 +269,10 @@ static int
 launch(Funnel *funnel, int nplanned)
 {
 	int			nlaunched;
-	TimestampTz began_at = GetCurrentTimestamp();
+	TimestampTz ready_at;
 
 	init_parallel_state(funnel, sabot_route_launch_size(funnel->launch));
+	ready_at = GetCurrentTimestamp();
 	nlaunched = sabot_route_launch(funnel->launch);
 	if (nlaunched == 0)
 	{
@@ -281,9 +282,9 @@ launch(Funnel *funnel, int nplanned)
 	else if (current->run.ran == 0)
 	{
 		current->launched_at = GetCurrentTimestamp();
-		current->run.start_us = current->launched_at - began_at;
-		sabot_profile_add(SABOT_QUERY_SETUP, current->began_at, began_at);
-		sabot_profile_add(SABOT_QUERY_LAUNCH, began_at, current->launched_at);
+		current->run.start_us = current->launched_at - current->began_at;
+		sabot_profile_add(SABOT_QUERY_SETUP, current->began_at, ready_at);
+		sabot_profile_add(SABOT_QUERY_LAUNCH, ready_at, current->launched_at);
 	}
 	SabotNoteWorkers(funnel->node->state, nplanned, nlaunched);
 	current->run.ran = Max(current->run.ran, nlaunched);
@@ -312,6 +313,8 @@ begin_funnel(Funnel *funnel)
 	if (*pei)
 		nplanned = Min(nplanned, (*pei)->pcxt->nworkers);
 
+	if (current->run.ran == 0)
+		current->began_at = GetCurrentTimestamp();
 	/* Nor can a node that has run alone begin to share its state. */
 	if (current->run.reason == SABOT_REASON_NONE && nplanned > 0 &&
 		(*pei || !funnel->initialized))
@@ -320,6 +323,8 @@ begin_funnel(Funnel *funnel)
 		nlaunched = launch(funnel, nplanned);
 	else if (current->run.reason == SABOT_REASON_NONE)
 		current->run.reason = SABOT_REASON_NO_AGENT;
+	else if (current->run.reason == SABOT_REASON_TURNED_OFF)
+		sabot_route_want_agents(nplanned);
 
 	if (funnel->launch == NULL && *pei == NULL && !funnel->initialized &&
 		is_worth_forking(funnel->node))
@@ -452,6 +457,8 @@ note_run(Execution *execution)
 		sabot_profile_add(SABOT_QUERY_TOTAL, execution->began_at, now);
 	}
 	last_run = *run;
+	if (sabot_log_routing)
+		sabot_route_log_run(run);
 	sabot_route_count(run->route, run->reason, run->start_us);
 }
 
@@ -474,7 +481,7 @@ static void
 run_meant_for_agents(SABOT_EXECUTOR_RUN_PARAMS)
 {
 	MemoryContext old = MemoryContextSwitchTo(queryDesc->estate->es_query_cxt);
-	Execution	execution = {.outer = current,.began_at = GetCurrentTimestamp()};
+	Execution	execution = {.outer = current};
 	ListCell   *lc;
 
 	execution.run.stmt = queryDesc->plannedstmt;

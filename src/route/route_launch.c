@@ -55,6 +55,7 @@ struct RouteLaunch
 
 static RouteLaunch *launches = NULL;
 static bool exit_registered = false;
+static Oid	test_roleid = InvalidOid;
 
 /*
  * sabot_route_launch_size - how many agents a launch has
@@ -78,18 +79,58 @@ abandon_all(int code, Datum arg)
 }
 
 /*
- * want_agents - have agents started for our pair, for next time
+ * my_pair - the pair whose agents may help us
  */
-static void
-want_agents(SabotPairKey key, int nagents)
+static SabotPairKey
+my_pair(void)
+{
+	return sabot_pair(OidIsValid(test_roleid) ? test_roleid :
+					  GetAuthenticatedUserId(), SABOT_AGENTS);
+}
+
+/*
+ * sabot_route_want_agents - have agents started for our pair, for next time
+ *
+ * Or have them tested.
+ */
+void
+sabot_route_want_agents(int nagents)
 {
 	static TimestampTz last = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!TimestampDifferenceExceeds(last, now, WANT_EVERY_MS))
+	if (!TimestampDifferenceExceeds(last, now, WANT_EVERY_MS) ||
+		OidIsValid(test_roleid))
 		return;
 	last = now;
-	sabot_pool_want_agents(key, nagents);
+	sabot_pool_want_agents(my_pair(), Min(nagents, sabot_query_agents));
+	if (pg_atomic_read_u32(&sabot_route_shared->trust) == ROUTE_UNTESTED)
+		sabot_pool_request_probe(MyDatabaseId);
+}
+
+/*
+ * sabot_route_test_begin, sabot_route_test_end - agents of this role may help
+ * us, tested or not
+ */
+void
+sabot_route_test_begin(Oid roleid)
+{
+	test_roleid = roleid;
+}
+
+void
+sabot_route_test_end(void)
+{
+	test_roleid = InvalidOid;
+}
+
+/*
+ * sabot_route_is_test - whether our queries are those of the self-test
+ */
+bool
+sabot_route_is_test(void)
+{
+	return OidIsValid(test_roleid);
 }
 
 /*
@@ -101,7 +142,6 @@ want_agents(SabotPairKey key, int nagents)
 RouteLaunch *
 sabot_route_reserve(int nagents, ParallelExecutorInfo **pei)
 {
-	SabotPairKey key = sabot_pair(GetAuthenticatedUserId(), SABOT_AGENTS);
 	RouteLaunch *launch;
 	int			there;
 
@@ -115,10 +155,10 @@ sabot_route_reserve(int nagents, ParallelExecutorInfo **pei)
 	launch->pei = pei;
 	launch->launched = false;
 	launch->tuple_queues = NULL;
-	launch->nagents = sabot_pool_take_parked(key, nagents, launch->agents,
+	launch->nagents = sabot_pool_take_parked(my_pair(), nagents, launch->agents,
 											 &there);
 	if (there < nagents)
-		want_agents(key, Min(nagents, sabot_query_agents));
+		sabot_route_want_agents(nagents);
 	if (launch->nagents == 0)
 	{
 		pfree(launch);

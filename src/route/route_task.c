@@ -47,7 +47,7 @@ sabot_route_task_shmem_init(void)
 	if (found)
 		return;
 	memset(sabot_route_shared, 0, sabot_route_task_shmem_size());
-	pg_atomic_init_u32(&sabot_route_shared->trust, ROUTE_TRUSTED);
+	pg_atomic_init_u32(&sabot_route_shared->trust, ROUTE_UNTESTED);
 	for (int i = 0; i < SABOT_MAX_SLOTS; i++)
 	{
 		RouteTask  *task = &sabot_route_shared->tasks[i];

@@ -100,6 +100,10 @@ extern void sabot_route_take_back(RouteLaunch *launch);
 extern void sabot_route_await_gone(RouteLaunch *launch);
 extern void sabot_route_release(RouteLaunch *launch);
 extern void sabot_route_abandon(RouteLaunch *launch);
+extern void sabot_route_want_agents(int nagents);
+extern void sabot_route_test_begin(Oid roleid);
+extern void sabot_route_test_end(void);
+extern bool sabot_route_is_test(void);
 
 /* in route_state.c */
 extern void sabot_route_state_init(void);
@@ -109,7 +113,10 @@ extern bool sabot_route_passes_records(PlanState *gather);
 /* in route_boot.c */
 extern void sabot_route_boot_prepare(int slotno);
 extern bool sabot_route_boot(void);
-extern void sabot_route_self_test(void);
+
+/* in route_test.c */
+extern void sabot_route_test_startup(void);
+extern void sabot_route_test(void);
 
 /* in route_settings.c */
 extern void sabot_route_settings_apply(char *state);
