@@ -18,7 +18,7 @@ our @EXPORT = qw(
   new_node user_session
   sql sql_fails try_sql set_conf
   submit job poll wait_until ends
-  agent_of running alive kill_pid server_back log_since
+  attempts agent_of running alive kill_pid server_back log_since
 );
 
 # new_node(NAME, SETTINGS, no_start => 1, init => [...]) - a new server
@@ -211,6 +211,16 @@ sub running
 	die "job $job does not run: " . job($node, $job, '*', %params)
 	  unless $pid;
 	return $pid;
+}
+
+# attempts(NODE, JOB) - its earlier attempts: number and SQLSTATE
+sub attempts
+{
+	my ($node, $job) = @_;
+
+	return sql($node,
+		"SELECT string_agg(attempt || ' ' || sqlstate, ', ' ORDER BY attempt)"
+		  . " FROM sabot.job_attempt WHERE job_id = $job");
 }
 
 # agent_of(NODE, ROLE, ...) - the pids of the role's agents, separated by

@@ -54,16 +54,6 @@ sub effects
 	return;
 }
 
-# attempts(JOB) - its earlier attempts: number and SQLSTATE
-sub attempts
-{
-	my ($job) = @_;
-
-	return sql($node,
-		"SELECT string_agg(attempt || ' ' || sqlstate, ', ' ORDER BY attempt)"
-		  . " FROM sabot.job_attempt WHERE job_id = $job");
-}
-
 # SIGKILL of an agent restarts the server
 
 my ($job, $pid) = begin_job('kill');
@@ -72,7 +62,7 @@ server_back($node, 'the server starts again after a SIGKILL');
 ends($node, $job, 'completed', 'SIGKILL: the job runs again');
 effects('kill', 1, 'SIGKILL: its effect is there once');
 is(job($node, $job, 'attempt, losses'), '2|1', 'SIGKILL: the loss is counted');
-is(attempts($job), '1 57P02', 'SIGKILL: and recorded');
+is(attempts($node, $job), '1 57P02', 'SIGKILL: and recorded');
 like(
 	sql($node, "SELECT error FROM sabot.job_attempt WHERE job_id = $job"),
 	qr/^agent was lost/,
@@ -99,7 +89,7 @@ like(
 	job($node, $job, 'error'),
 	qr/agent was lost while it ran the job, 3 times/,
 	'with the reason');
-like(attempts($job), qr/^1 57P02, 2 57P02/, 'each loss is recorded');
+like(attempts($node, $job), qr/^1 57P02, 2 57P02/, 'each loss is recorded');
 ends($node, $other, 'completed', 'another job is run all the same');
 effects('other', 1, 'once');
 
@@ -116,7 +106,7 @@ is($waiter->{stderr}, '', 'terminated: who waits for it is not bothered');
 $waiter->quit;
 effects('terminate', 1, 'terminated: its effect is there once');
 is(job($node, $job, 'attempt, losses'), '2|1', 'terminated: counted');
-is(attempts($job), '1 57P01', 'terminated: recorded');
+is(attempts($node, $job), '1 57P01', 'terminated: recorded');
 
 set_conf($node, 'sabot.max_crashes' => 2);
 poll($node, 'SHOW sabot.max_crashes', '2', 'max_crashes follows a reload');
@@ -151,7 +141,7 @@ $node->start;
 ends($node, $job, 'completed', 'fast stop: the job is given back');
 effects('fast', 1, 'fast stop: its effect is there once');
 is(job($node, $job, 'attempt, losses'), '1|0', 'fast stop: nothing is counted');
-is(attempts($job), '', 'fast stop: nor recorded');
+is(attempts($node, $job), '', 'fast stop: nor recorded');
 
 # Outside a transaction block too, where it has had effects
 
@@ -164,7 +154,7 @@ ends($node, $job, 'completed', 'fast stop, outside: the job is given back');
 effects('fast outside', 2, 'fast stop, outside: it was started over');
 is(job($node, $job, 'attempt, losses, atomic'),
 	'1|0|f', 'fast stop, outside: nothing is counted');
-is(attempts($job), '', 'fast stop, outside: nor recorded');
+is(attempts($node, $job), '', 'fast stop, outside: nor recorded');
 
 # Where that cannot be recorded, the attempt counts as lost.
 
@@ -209,7 +199,7 @@ foreach my $kind (sort keys %kinds)
 			"$max|1|f", "$name: is known not to be atomic");
 		is(job($node, $job, 'pid'), $pid, "$name: of which agent")
 		  if $max == 1;
-		is(attempts($job), '1 57P02', "$name: the loss is recorded");
+		is(attempts($node, $job), '1 57P02', "$name: the loss is recorded");
 
 		$name .= ' terminated';
 		$command = $kinds{$kind} =~ s/NAME/$name/gr;

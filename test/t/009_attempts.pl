@@ -69,16 +69,6 @@ sub steps
 	return;
 }
 
-# attempts(JOB) - its earlier attempts: number and SQLSTATE
-sub attempts
-{
-	my ($job) = @_;
-
-	return sql($node,
-		"SELECT string_agg(attempt || ' ' || sqlstate, ', ' ORDER BY attempt)"
-		  . " FROM sabot.job_attempt WHERE job_id = $job");
-}
-
 # waits_for_standby(WHERE, MESSAGE) - test that a process comes to do so
 sub waits_for_standby
 {
@@ -135,7 +125,7 @@ ends($node, $job, 'completed', 'clean stop: the job is given back');
 steps('hostile', 2, 'clean stop: it was started over');
 is(job($node, $job, 'attempt, losses, atomic'),
 	'1|0|f', 'clean stop: nothing is counted');
-is(attempts($job), '', 'clean stop: nor recorded');
+is(attempts($node, $job), '', 'clean stop: nor recorded');
 
 # An attempt whose end is on disk has ended, though the server dies before
 # that is noted elsewhere.  held_end(PID) has the attempt's process record its
@@ -165,7 +155,7 @@ foreach my $case (
 	held_end($pid);
 	ends($node, $job, 'completed', "$name: completed");
 	is(job($node, $job, 'attempt, losses'), $counts, "$name: no agent was lost");
-	is(attempts($job), $attempts, "$name: nor is any said to be");
+	is(attempts($node, $job), $attempts, "$name: nor is any said to be");
 }
 
 foreach my $atomic ('true', 'false')
@@ -185,7 +175,7 @@ foreach my $atomic ('true', 'false')
 	sql($node, "SELECT sabot.resume_job($job)");
 	ends($node, $job, 'completed', "$name: completed");
 	is(job($node, $job, 'attempt, losses'), '1|0', "$name: no agent was lost");
-	is(attempts($job), '', "$name: nor is any said to be");
+	is(attempts($node, $job), '', "$name: nor is any said to be");
 }
 
 # The same when it is the agent alone that dies.
@@ -201,7 +191,7 @@ $node->reload;
 eval { $holder->quit };
 ends($node, $job, 'completed', 'terminated: completed');
 is(job($node, $job, 'attempt, losses'), '1|0', 'terminated: the loss is none');
-is(attempts($job), '1 40001', 'terminated: nor is any said to be');
+is(attempts($node, $job), '1 40001', 'terminated: nor is any said to be');
 
 # A job that has failed and is retried before anybody has looked at what was
 # under way when the server died
@@ -216,7 +206,7 @@ is(sql($node, "SELECT sabot.retry_job($job)"), 't', 'retry_job: queued again');
 set_conf($node, 'sabot.enabled' => 'on');
 ends($node, $job, 'completed', 'retry_job: completed');
 is(job($node, $job, 'attempt, losses'), '1|0', 'retry_job: no agent was lost');
-is(attempts($job), '1 P0001', 'retry_job: nor is any said to be');
+is(attempts($node, $job), '1 P0001', 'retry_job: nor is any said to be');
 
 # A loss that was settled is not settled again.
 
@@ -242,7 +232,7 @@ foreach my $pause (0, 1)
 	}
 	ends($node, $job, 'completed', "$name: completed");
 	is(job($node, $job, 'attempt, losses'), '2|1', "$name: one agent was lost");
-	is(attempts($job), '1 57P01', "$name: once");
+	is(attempts($node, $job), '1 57P01', "$name: once");
 }
 
 # An LLM job forgives lost workers, in its row, when an item is finished after
