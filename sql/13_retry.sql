@@ -94,5 +94,15 @@ SELECT state, attempt, code FROM pg_temp.outcome(:id);
 SELECT sabot.retry_job(:id);
 SELECT state, attempt, code FROM pg_temp.outcome(:id);
 SELECT sabot.retry_job(:id) AS completed_already;
+-- Whether it is atomic is as was asked at submit, not as it ran or did not.
+SELECT ARRAY[sabot.submit_job('VACUUM retry.effects', atomic => true), sabot.submit_job('SELECT 1/0', atomic => false),
+	sabot.submit_job('SELECT 1/0'), sabot.submit_job('VACUUM retry.effects', atomic => true, run_after => 'infinity',
+		dedup_key => 'once')] AS ids \gset
+SELECT sabot.cancel_job((:'ids'::bigint[])[4]);
+SELECT count(pg_temp.finish(id)) FROM unnest(:'ids'::bigint[]) AS id;
+SELECT state, sqlstate, atomic FROM sabot.job_status WHERE job_id = ANY (:'ids') ORDER BY job_id;
+SELECT count(sabot.retry_job(id)) FROM unnest(:'ids'::bigint[]) AS id;
+SELECT count(pg_temp.finish(id)) FROM unnest(:'ids'::bigint[]) AS id;
+SELECT state, sqlstate, atomic FROM sabot.job_status WHERE job_id = ANY (:'ids') ORDER BY job_id;
 SET client_min_messages = warning;
 DROP SCHEMA retry CASCADE;

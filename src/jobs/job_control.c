@@ -293,11 +293,12 @@ sabot_job_requeue(int64 job_id)
 				  1, types, values, NULL, 0) == 0)
 		return false;
 	if (push_rows(sabot_spi("INSERT INTO sabot.job (job_id, parent_id, kind, name, owner, owner_name, home,"
-							" queue, priority, max_attempts, atomic, keep_rows, submitted_at, retry_delay,"
-							" timeout, command, params, settings, dedup_key, notify, depends_on, on_failure)"
+							" queue, priority, max_attempts, atomic, asked_atomic, keep_rows, submitted_at,"
+							" retry_delay, timeout, command, params, settings, dedup_key, notify, depends_on,"
+							" on_failure)"
 							" SELECT job_id, parent_id, kind, name, owner, owner_name, $2,"
-							" queue, priority, max_attempts, CASE WHEN started_at IS NULL THEN atomic END,"
-							" keep_rows, submitted_at, retry_delay, timeout, command, params, settings,"
+							" queue, priority, max_attempts, asked_atomic, asked_atomic, keep_rows, submitted_at,"
+							" retry_delay, timeout, command, params, settings,"
 							" dedup_key, notify, depends_on, on_failure"
 							" FROM sabot.job_history WHERE job_id = $1"
 							" ON CONFLICT (owner, home, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"

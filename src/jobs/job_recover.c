@@ -216,12 +216,12 @@ fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
 				  " LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING *)"
 				  " INSERT INTO sabot.job_history (job_id, parent_id, kind, name, owner, owner_name,"
 				  " home, queue, priority, state, attempt, max_attempts, losses, free_retries, atomic,"
-				  " keep_rows, submitted_at, run_after, retry_delay, timeout, command, params, settings,"
+				  " asked_atomic, keep_rows, submitted_at, run_after, retry_delay, timeout, command, params, settings,"
 				  " dedup_key, notify, depends_on, on_failure, started_at, sqlstate, error, error_hint,"
 				  " finished_at)"
 				  " SELECT job_id, parent_id, kind, name, owner, owner_name,"
 				  " home, queue, priority, 'failed', attempt, max_attempts, losses, free_retries, atomic,"
-				  " keep_rows, submitted_at, run_after, retry_delay, timeout, command, params, settings,"
+				  " asked_atomic, keep_rows, submitted_at, run_after, retry_delay, timeout, command, params, settings,"
 				  " dedup_key, notify, depends_on, on_failure, started_at, $3, $4, $5,"
 				  " clock_timestamp() FROM d RETURNING job_id, name, notify",
 				  6, types, values, NULL, 0);

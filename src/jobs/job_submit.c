@@ -78,11 +78,11 @@ static const Oid batch_types[NPARAMS] = {
 
 #define INSERT_INTO \
 	"INSERT INTO sabot.job (name, owner, owner_name, home, queue, priority, state," \
-	" max_attempts, atomic, keep_rows, submitted_at, run_after, retry_delay," \
-	" timeout, settings, dedup_key, notify, command, params) "
+	" max_attempts, atomic, asked_atomic, keep_rows, submitted_at, run_after," \
+	" retry_delay, timeout, settings, dedup_key, notify, command, params) "
 #define COMMON_VALUES \
-	"$1, $2, $3, $4, $5, $6, $7::sabot.job_state, $8, $9, $10, $11, $12, $13," \
-	" $14, $15, $16, $17"
+	"$1, $2, $3, $4, $5, $6, $7::sabot.job_state, $8, $9, $9, $10, $11, $12," \
+	" $13, $14, $15, $16, $17"
 
 static const char insert_unless_there[] =
 INSERT_INTO "VALUES (" COMMON_VALUES ", $18, $19)"
@@ -460,6 +460,8 @@ insert_row(Submission *s, const char *kind)
 		values[column_of[i]] = s->values[i];
 		isnull[column_of[i]] = s->nulls[i] != ' ';
 	}
+	values[JOB_ASKED_ATOMIC] = s->values[P_ATOMIC];
+	isnull[JOB_ASKED_ATOMIC] = s->nulls[P_ATOMIC] != ' ';
 	values[JOB_ID] = Int64GetDatum(job_id);
 	values[JOB_KIND] = CStringGetTextDatum(kind);
 	values[JOB_STATE] = ObjectIdGetDatum(cat->states[s->run_after ?

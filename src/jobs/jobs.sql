@@ -34,6 +34,7 @@ CREATE TABLE job (
 	losses       integer     NOT NULL DEFAULT 0,
 	free_retries integer     NOT NULL DEFAULT 0,
 	atomic       boolean,
+	asked_atomic boolean,
 	keep_rows    integer     NOT NULL DEFAULT 0,
 	submitted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	run_after    timestamptz,
@@ -62,6 +63,7 @@ COMMENT ON COLUMN job.attempt IS 'attempts counted so far';
 COMMENT ON COLUMN job.losses IS 'attempts whose agent was lost under the job';
 COMMENT ON COLUMN job.free_retries IS 'attempts that failed for reasons that are not counted';
 COMMENT ON COLUMN job.atomic IS 'true or false as asked at submit or found out when run, NULL while unknown';
+COMMENT ON COLUMN job.asked_atomic IS 'as asked at submit, which retry_job() goes back to; NULL = either';
 COMMENT ON COLUMN job.settings IS 'settings in force at submit that travel with the job: name, value, name, value, …';
 COMMENT ON COLUMN job.started_at IS 'start of an attempt that is not atomic, committed before it runs; NULL again when it has ended or was given back';
 COMMENT ON COLUMN job.reason IS 'why the job is paused';
@@ -93,6 +95,7 @@ CREATE TABLE job_history (
 	losses       integer     NOT NULL,
 	free_retries integer     NOT NULL,
 	atomic       boolean,
+	asked_atomic boolean,
 	keep_rows    integer     NOT NULL,
 	submitted_at timestamptz NOT NULL,
 	run_after    timestamptz,
