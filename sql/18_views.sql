@@ -109,13 +109,24 @@ SELECT sabot.cancel_job(job_id) FROM waiting ORDER BY job_id;
 SELECT count(*) FROM waiting;
 SELECT sabot.revoke_usage('regress_views');
 DROP ROLE regress_views;
--- Where the time of a job goes: the parts add up to the whole.
-SELECT count(*) = 1 AS warm FROM sabot.run('SELECT 1');
-SELECT sabot.submit_jobs(array_fill('SELECT pg_sleep(0.002)'::text, '{50}')) AS ids \gset
-CALL sabot.wait_for_jobs(:'ids');
-SELECT component, first_ms > 0 AS first, count >= 40 AS count, mean_ms > 0 AS mean, p50_ms > 0 AS p50, p95_ms >= p50_ms AS p95,
+-- Where the time of a job goes: the parts add up to the whole.  Not of jobs
+-- that agents have read from the table, as new ones do and all after a probe.
+CREATE TEMP TABLE profiled AS SELECT component, count FROM sabot.overhead_profile;
+DO $$
+DECLARE
+	ids bigint[];
+BEGIN
+	FOR i IN 1 .. 100 LOOP
+		ids := sabot.submit_jobs(array_fill('SELECT pg_sleep(0.002)'::text, '{50}'));
+		COMMIT;
+		CALL sabot.wait_for_jobs(ids);
+		EXIT WHEN (SELECT n.count >= p.count + 40 FROM sabot.overhead_profile AS n, profiled AS p
+			WHERE n.component = 'total' AND p.component = 'total');
+	END LOOP;
+END $$;
+SELECT component, first_ms > 0 AS first, n.count >= p.count + 40 AS count, mean_ms > 0 AS mean, p50_ms > 0 AS p50, p95_ms >= p50_ms AS p95,
 		share > 0 AS share
-	FROM sabot.overhead_profile WHERE component <> 'agent start' AND component NOT LIKE 'query %';
+	FROM sabot.overhead_profile AS n JOIN profiled AS p USING (component) WHERE component <> 'agent start' AND component NOT LIKE 'query %';
 SELECT count(*) FROM sabot.overhead_profile
 	WHERE component = 'agent start' AND first_ms > 0 AND count > 0 AND mean_ms > 0 AND share IS NULL;
 SELECT abs(sum(share) FILTER (WHERE component <> 'total') - 1) <= 0.05 AS shares_add_up,
@@ -154,7 +165,7 @@ SELECT sabot.resume_queue('p'), sabot.set_queue_limit('one', NULL);
 SELECT pg_temp.await('(SELECT waiting_pairs = 0 FROM sabot.pool_status)');
 SELECT subject, ok, advice IS NULL AS no_advice FROM sabot.check() WHERE subject NOT IN ('dynamic shared memory', 'failed jobs', 'paused queues');
 SELECT ok, advice FROM sabot.check() WHERE subject = 'dynamic shared memory';
-SELECT ok, detail LIKE 'jobs that failed in the last day: %, the latest is job 180%' AS detail, advice FROM sabot.check() WHERE subject = 'failed jobs';
+SELECT ok, detail LIKE 'jobs that failed in the last day: %, the latest is job ' || (:'ids'::bigint[])[4] AS detail, advice FROM sabot.check() WHERE subject = 'failed jobs';
 SELECT sabot.pause_queue('odd "queue''s" name');
 SELECT ok, detail, advice FROM sabot.check() WHERE subject = 'paused queues';
 SELECT sabot.resume_queue('odd "queue''s" name');
