@@ -10,7 +10,8 @@
  * and what is left after it only sets fields in shared memory and latches.
  *
  * What a subtransaction noted goes with it when it is rolled back.  PREPARE
- * TRANSACTION drops the wakes: COMMIT PREPARED has the database probed.
+ * TRANSACTION drops the wakes, but not that there were some: COMMIT PREPARED
+ * has the database probed then.
  *
  * IDENTIFICATION
  *		src/jobs/job_pending.c
@@ -272,6 +273,8 @@ end_of_transaction(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_PREPARE:
 			refuse_prepare();
 			before_commit();
+			if (npending > 0)
+				sabot_pool_prepare_work();
 			return;
 		case XACT_EVENT_COMMIT:
 			after_commit();

@@ -373,6 +373,7 @@ extern void sabot_prober_read_keep_agents(void);
 extern PGDLLEXPORT void sabot_prober_main(Datum arg);
 
 /* in pool_utility.c */
+extern void sabot_pool_prepare_work(void);
 extern void sabot_pool_install_hooks(void);
 
 /* in pool_histogram.c */

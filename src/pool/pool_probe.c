@@ -7,6 +7,11 @@
  * probers do them, see pool_prober.c.  The list is short and may overflow:
  * then every database is probed, which is always right and only slower.
  *
+ * COMMIT PREPARED asks for a probe, as the wakes of the prepared transaction
+ * are lost.  Noted here is of which transactions nothing was lost, rather than
+ * of which something was: a note that is missing, as after a restart, costs a
+ * probe and no more.
+ *
  * IDENTIFICATION
  *		src/pool/pool_probe.c
  *
@@ -14,11 +19,40 @@
  */
 #include "postgres.h"
 
+#include "access/twophase.h"
+#include "access/xact.h"
 #include "miscadmin.h"
+#include "storage/shmem.h"
 
 #include "pool/pool.h"
 #include "pool/pool_shared.h"
 
+/* Prepared transactions that leave nothing to look for: a set of their gids. */
+static HTAB *workless = NULL;
+
+/*
+ * sabot_probe_shmem_size - bytes of shared memory the notes need
+ */
+Size
+sabot_probe_shmem_size(void)
+{
+	return hash_estimate_size(Max(max_prepared_xacts, 1), GIDSIZE);
+}
+
+/*
+ * sabot_probe_shmem_init - create or attach to the notes
+ */
+void
+sabot_probe_shmem_init(void)
+{
+	HASHCTL		info;
+	long		size = Max(max_prepared_xacts, 1);
+
+	info.keysize = GIDSIZE;
+	info.entrysize = GIDSIZE;
+	workless = ShmemInitHash("sabot prepared transactions", size, size, &info,
+							 HASH_ELEM | HASH_STRINGS | HASH_FIXED_SIZE);
+}
 
 /*
  * sabot_probe_sweep_locked - have every database probed
@@ -61,6 +95,37 @@ sabot_pool_request_probe(Oid dbid)
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	sabot_probe_request_locked(dbid);
 	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * sabot_probe_note_prepared - a transaction was prepared under a name; whether
+ * its commit leaves work that nobody is told of
+ *
+ * Cannot fail.  Nobody can commit it yet.
+ */
+void
+sabot_probe_note_prepared(const char *gid, bool has_work)
+{
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	(void) hash_search(workless, gid, has_work ? HASH_REMOVE : HASH_ENTER_NULL,
+					   NULL);
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * sabot_probe_forget_prepared - a prepared transaction is about to end
+ *
+ * Returns whether its commit may leave work that nobody is told of.
+ */
+bool
+sabot_probe_forget_prepared(const char *gid)
+{
+	bool		noted;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	noted = hash_search(workless, gid, HASH_REMOVE, NULL) != NULL;
+	LWLockRelease(sabot_pool->lock);
+	return !noted;
 }
 
 /*

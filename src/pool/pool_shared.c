@@ -55,7 +55,8 @@ sabot_pool_shmem_size(void)
 
 	size = add_size(offsetof(SabotPool, slots),
 					mul_size(sizeof(SabotSlot), pool_nslots()));
-	return add_size(MAXALIGN(size), sabot_pair_shmem_size());
+	return add_size(MAXALIGN(size), add_size(sabot_pair_shmem_size(),
+											 sabot_probe_shmem_size()));
 }
 
 /*
@@ -80,6 +81,7 @@ sabot_pool_shmem_init(void)
 		sabot_pool->sweep = true;
 	}
 	sabot_pair_shmem_init();
+	sabot_probe_shmem_init();
 }
 
 /*

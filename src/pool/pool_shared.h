@@ -167,6 +167,10 @@ extern int64 sabot_slot_retire(void);
 extern bool sabot_pool_is_barred_locked(Oid dbid);
 
 /* in pool_probe.c */
+extern Size sabot_probe_shmem_size(void);
+extern void sabot_probe_shmem_init(void);
+extern void sabot_probe_note_prepared(const char *gid, bool has_work);
+extern bool sabot_probe_forget_prepared(const char *gid);
 extern void sabot_probe_sweep_locked(void);
 extern void sabot_probe_request_locked(Oid dbid);
 extern Oid	sabot_pool_take_probe(bool *sweep);

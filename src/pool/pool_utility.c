@@ -8,7 +8,8 @@
  * agents to go, so they go before it starts and stay away until its end.  A
  * running job is a user's work, which only DROP DATABASE ... (FORCE) and DROP
  * EXTENSION may interrupt.  The hook also notices what changes the ground
- * agents stand on: settings of roles and databases, and COMMIT PREPARED.
+ * agents stand on: settings of roles and databases, and the commit of prepared
+ * transactions that leave work.
  *
  * IDENTIFICATION
  *		src/pool/pool_utility.c
@@ -46,6 +47,8 @@ static bool barred = false;		/* this session has bars */
 static Oid	dropped_database = InvalidOid;	/* by this transaction */
 static bool settings_changed = false;	/* in this transaction */
 static Oid	settings_database = InvalidOid; /* of which database, if one */
+static char prepared_gid[GIDSIZE] = ""; /* its name if it is prepared */
+static bool prepares_work = false;	/* of which agents are not told */
 
 /*
  * unbar_at_exit - exit callback: lift this session's bars
@@ -226,6 +229,41 @@ note_settings(Node *stmt)
 }
 
 /*
+ * sabot_pool_prepare_work - the transaction that is about to be prepared has
+ * work for agents
+ */
+void
+sabot_pool_prepare_work(void)
+{
+	prepares_work = true;
+}
+
+/*
+ * before_transaction_command - note what a command does to prepared
+ * transactions
+ *
+ * Returns whether a probe has to look for what it leaves, if it succeeds.  If
+ * it does not, an attempt that does will cost a probe, needed or not.
+ */
+static bool
+before_transaction_command(const TransactionStmt *stmt)
+{
+	switch (stmt->kind)
+	{
+		case TRANS_STMT_PREPARE:
+			strlcpy(prepared_gid, stmt->gid, GIDSIZE);
+			return false;
+		case TRANS_STMT_COMMIT_PREPARED:
+			return sabot_probe_forget_prepared(stmt->gid);
+		case TRANS_STMT_ROLLBACK_PREPARED:
+			(void) sabot_probe_forget_prepared(stmt->gid);
+			return false;
+		default:
+			return false;
+	}
+}
+
+/*
  * process_utility - ProcessUtility hook
  */
 static void
@@ -236,10 +274,11 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 {
 	NodeTag		tag = nodeTag(pstmt->utilityStmt);
 	Node	   *stmt = pstmt->utilityStmt;
-	bool		commit_prepared = tag == T_TransactionStmt &&
-	((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+	bool		leaves_work = false;
 
-	if (tag != T_TransactionStmt)
+	if (tag == T_TransactionStmt)
+		leaves_work = before_transaction_command((TransactionStmt *) stmt);
+	else
 		before_command(stmt);
 	if (prev_ProcessUtility)
 		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context,
@@ -249,7 +288,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 								params, queryEnv, dest, qc);
 
 	/* COMMIT may have freed the tree. */
-	if (commit_prepared)
+	if (leaves_work)
 		sabot_pool_request_probe(MyDatabaseId);
 	else if (tag == T_AlterRoleSetStmt || tag == T_AlterDatabaseSetStmt)
 		note_settings(stmt);
@@ -267,6 +306,11 @@ end_of_transaction(XactEvent event, void *arg)
 	if (barred)
 		sabot_pool_unbar();
 	barred = false;
+	if (event == XACT_EVENT_PREPARE && prepared_gid[0] != '\0')
+		sabot_probe_note_prepared(prepared_gid,
+								  prepares_work || settings_changed);
+	prepared_gid[0] = '\0';
+	prepares_work = false;
 	if (OidIsValid(dropped_database) && event == XACT_EVENT_COMMIT)
 		sabot_pair_forget_database(dropped_database);
 	dropped_database = InvalidOid;

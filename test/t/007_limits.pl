@@ -160,6 +160,62 @@ sql($node, "COMMIT PREPARED 'restarted'");
 poll($node, "SELECT count(*) FROM effect WHERE name = 'restarted'",
 	'2', 'COMMIT PREPARED after a restart');
 
+# COMMIT PREPARED has somebody look for jobs only if there may be some.  The
+# launcher deals with what it has been asked before it starts agents.
+
+set_conf($node, 'log_min_messages' => 'debug1');
+poll($node, 'SHOW log_min_messages', 'debug1', 'the log tells of processes');
+
+# prepare(SQL) - prepare it as a transaction named like one before
+sub prepare
+{
+	sql($node, "BEGIN; $_[0]; PREPARE TRANSACTION 'again'");
+	return;
+}
+
+# probed(COMMAND) - whether it has a prober look for jobs
+sub probed
+{
+	sql($node, 'SELECT sabot.stop_agents()');
+	my $offset = -s $node->logfile;
+	sql($node, $_[0]);
+	sql($node, 'SELECT sabot.start_agents(1)');
+	return log_since($node, $offset) =~ /"sabot prober/ ? 1 : 0;
+}
+
+# calm() - wait until nobody looks for jobs for other reasons
+sub calm
+{
+	ok( wait_until(
+			sub {
+				!probed('SELECT 1') && !sql($node,
+					"SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'sabot prober'"
+				);
+			}),
+		'nobody looks for jobs');
+	return;
+}
+
+calm();
+prepare('CREATE TABLE without_jobs ()');
+is(probed("COMMIT PREPARED 'again'"), 0, 'COMMIT PREPARED without jobs');
+prepare('CREATE TABLE other_without_jobs ()');
+is(probed("ROLLBACK PREPARED 'again'"), 0, 'ROLLBACK PREPARED');
+prepare('SAVEPOINT s;' . have('back') . 'ROLLBACK TO s');
+is(probed("COMMIT PREPARED 'again'"), 0, 'of a submit that was rolled back');
+prepare(have('again'));
+is(probed("COMMIT PREPARED 'again'"), 1, 'COMMIT PREPARED of a job');
+poll($node, "SELECT count(*) FROM effect WHERE name = 'again'",
+	'1', 'whose name was that of others before');
+prepare("ALTER ROLE CURRENT_USER SET work_mem = '5MB'");
+is(probed("COMMIT PREPARED 'again'"), 1, 'COMMIT PREPARED of settings');
+prepare('SELECT 1');
+$node->restart;
+later_work('the server is up');
+calm();
+is(probed("COMMIT PREPARED 'again'"), 1, 'after a restart nobody knows');
+set_conf($node, 'log_min_messages' => 'warning');
+
 # Its turn comes although other work never ends.
 
 sql($node, 'BEGIN;' . have('among others') . "PREPARE TRANSACTION 'late'");
