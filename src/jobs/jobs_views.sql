@@ -435,8 +435,11 @@ BEGIN ATOMIC
 				THEN workers + 4 ELSE 0 END))
 	FROM p, other
 	UNION ALL
+	-- Until idle agents have given way all places are taken, too.
 	SELECT 5, 'pool size', pool_size > 0
-		AND NOT (waiting_pairs > 0 AND agents >= slots),
+		AND NOT (waiting_pairs > 0 AND agents >= slots
+			AND (busy >= agents
+				OR waiting_since < clock_timestamp() - interval '1 s')),
 		format('sabot.pool_size is %s: %s agents, %s of them busy; %s (database, role) pairs with work have none',
 			pool_size, agents, busy, waiting_pairs),
 		'Raise sabot.pool_size and reload the configuration.'

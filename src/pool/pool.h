@@ -147,6 +147,7 @@ typedef struct SabotPoolTotals
 	int			starting;
 	int			waiting;		/* busy agents waiting for other work */
 	int			waiting_pairs;	/* pairs with work and no agent */
+	TimestampTz waiting_since;	/* the first of them, 0 if there is none */
 	bool		no_worker_slot; /* last start failed for lack of a worker */
 	bool		launcher_running;
 } SabotPoolTotals;

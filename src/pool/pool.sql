@@ -38,7 +38,8 @@ CREATE FUNCTION pool_counters(OUT agents integer, OUT busy integer,
 	OUT waiting_pairs integer, OUT starts bigint, OUT evictions bigint,
 	OUT losses bigint, OUT waiting integer, OUT capacity integer,
 	OUT pool_size integer, OUT no_worker_slot boolean,
-	OUT launcher_running boolean, OUT preloaded boolean, OUT enabled boolean)
+	OUT launcher_running boolean, OUT preloaded boolean, OUT enabled boolean,
+	OUT waiting_since timestamptz)
 	RETURNS record
 	AS 'MODULE_PATHNAME', 'sabot_pool_counters'
 	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;

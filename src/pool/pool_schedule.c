@@ -184,6 +184,25 @@ missing_agents_locked(SabotPair *pair, PairAgents *agents, TimestampTz now,
 }
 
 /*
+ * note_waiting_locked - note whether a pair has work and no agent to be had
+ */
+static void
+note_waiting_locked(SabotPair *pair, bool waits, TimestampTz now)
+{
+	TimestampTz *since = &sabot_pool->starved_since[pair->key.crew];
+
+	if (!waits)
+	{
+		pair->waiting_since = 0;
+		return;
+	}
+	if (pair->waiting_since == 0)
+		pair->waiting_since = now;
+	if (*since == 0 || pair->waiting_since < *since)
+		*since = pair->waiting_since;
+}
+
+/*
  * pick_pair_locked - the pair whose turn it is to get an agent of a crew, or
  * NULL
  *
@@ -201,19 +220,24 @@ pick_pair_locked(SabotCrew crew, TimestampTz *next_event, bool *urgent)
 	TimestampTz now = GetCurrentTimestamp();
 	int			starved = 0;
 
+	sabot_pool->starved_since[crew] = 0;
 	hash_seq_init(&scan, sabot_pairs);
 	while ((pair = hash_seq_search(&scan)) != NULL)
 	{
 		PairAgents	count;
+		int64		missing;
 		int			rank = 0;
 
-		if (pair->key.crew != (int32) crew ||
-			missing_agents_locked(pair, &count, now, next_event) <= 0)
+		if (pair->key.crew != (int32) crew)
 			continue;
+		missing = missing_agents_locked(pair, &count, now, next_event);
 		/* An agent for which there is no work is for when there is room. */
-		if (count.urgent)
+		if (missing > 0 && count.urgent)
 			rank = count.all == 0 ? 2 : 1;
 		starved += rank == 2;
+		note_waiting_locked(pair, rank == 2, now);
+		if (missing <= 0)
+			continue;
 		if (best != NULL &&
 			(rank < best_rank ||
 			 (rank == best_rank && pair->last_start >= best->last_start)))

@@ -123,6 +123,7 @@ sabot_pool_totals(SabotCrew crew, SabotPoolTotals *totals)
 	totals->capacity = sabot_pool->capacity;
 	totals->limit = sabot_pool_limit_locked(crew, &totals->agents);
 	totals->waiting_pairs = sabot_pool->starved[crew];
+	totals->waiting_since = sabot_pool->starved_since[crew];
 	totals->no_worker_slot = sabot_pool->no_worker_slot;
 	totals->launcher_running = sabot_pool->launcher_latch != NULL;
 	for (int i = 0; i < sabot_pool->nslots; i++)

@@ -69,6 +69,7 @@ typedef struct SabotPool
 	int64		evictions;
 	int			starved[SABOT_NCREWS];	/* pairs that wait for an agent to
 										 * leave */
+	TimestampTz starved_since[SABOT_NCREWS];	/* the first of them, or 0 */
 
 	/* changed in pool_probe.c */
 	bool		sweep;			/* probe every database */

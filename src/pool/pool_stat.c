@@ -176,8 +176,8 @@ sabot_pool_counters(PG_FUNCTION_ARGS)
 {
 	TupleDesc	tupdesc;
 	SabotPoolTotals totals = {0};
-	Datum		values[16];
-	bool		nulls[16] = {0};
+	Datum		values[17];
+	bool		nulls[17] = {0};
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -199,6 +199,8 @@ sabot_pool_counters(PG_FUNCTION_ARGS)
 	values[13] = BoolGetDatum(totals.launcher_running);
 	values[14] = BoolGetDatum(sabot_pool_attached());
 	values[15] = BoolGetDatum(sabot_enabled);
+	values[16] = TimestampTzGetDatum(totals.waiting_since);
+	nulls[16] = totals.waiting_since == 0;
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));

@@ -142,6 +142,32 @@ is(agent_of($node, 'alice'), $before{alice}, 'the other one stays');
 is(sql($node, 'SELECT evictions FROM sabot.pool_status'),
 	$evictions + 1, 'one eviction was counted');
 
+# The doctor is not worried until idle agents take too long to make way.
+
+my @idle = map { agent_of($node, $_) } qw(alice carol);
+my $worry = "SELECT NOT ok FROM sabot.check() WHERE subject = 'pool size'";
+kill('STOP', @idle);
+sql($node, <<"SQL");
+CREATE TABLE worry AS $worry;
+DO \$\$
+BEGIN
+	PERFORM sabot.submit_job('SELECT 1');
+	COMMIT;
+	FOR i IN 1 .. 60000 LOOP
+		EXIT WHEN (SELECT waiting_pairs > 0 FROM sabot.pool_status);
+		PERFORM pg_sleep(0.001);
+	END LOOP;
+	INSERT INTO worry $worry;
+END \$\$;
+SQL
+is(sql($node, "SELECT string_agg(w::text, ' ') FROM worry AS w"),
+	'(f) (f)', 'sabot.check(): work that idle agents will make way for');
+poll($node, $worry, 't', 'sabot.check(): work for which nobody makes way');
+kill('CONT', @idle);
+poll($node, 'SELECT count(*) FROM sabot.job_status WHERE finished_at IS NULL',
+	'0', 'it is done');
+poll($node, $worry, 'f', 'sabot.check(): nobody waits anymore');
+
 # Round-robin
 
 sql($node, <<'SQL', db => $_) foreach qw(postgres app);
