@@ -252,6 +252,60 @@ sql($node, "SELECT sabot.resume_queue(q) FROM unnest('{b,d}'::text[]) AS q");
 poll($node, "SELECT count(*) FROM effect WHERE name = 'held'",
 	'2', 'those in memory were left alone');
 
+# Agents that cannot start are tried again, and after the fifth time what waits
+# for them fails.  These do not get beyond pg_extension, which somebody has
+# locked, and are terminated there.
+
+set_conf($node, 'sabot.enabled' => 'off');
+poll($node, 'SELECT agents FROM sabot.pool_status', '0', 'agents have left');
+my $unlucky = submit($node, 'SELECT 1');
+my $watch = user_session($node);
+my $failures = 'SELECT max(failures) FROM sabot.pair_failures()';
+my $reason = "SELECT wait_reason FROM sabot.job_status WHERE job_id = $unlucky";
+my $doctor = "SELECT ok, detail FROM sabot.check() WHERE subject = 'agents'";
+is($watch->query_safe("$failures; $reason; $doctor"),
+	"\nsabot.enabled is off\nt|no agent failed to start",
+	'nothing has failed');
+my $lock = user_session($node);
+$lock->query_safe('BEGIN; LOCK pg_extension');
+set_conf($node, 'sabot.enabled' => 'on');
+
+# fail(N) - wait until the start of an agent has failed N times
+sub fail
+{
+	my ($n) = @_;
+
+	ok( wait_until(
+			sub {
+				$watch->query_safe('SELECT count(pg_terminate_backend(pid))'
+					  . " FROM pg_stat_activity WHERE backend_type = 'sabot agent'"
+					  . " AND wait_event_type = 'Lock'");
+				return $watch->query_safe($failures) eq $n;
+			}),
+		"an agent could not start: $n");
+	return;
+}
+
+my $why =
+  'terminating background worker "sabot agent" due to administrator command';
+fail(1);
+like($watch->query_safe($reason), qr/^agents cannot start: $why, next try in \d+ s$/,
+	'its job says so');
+is( $watch->query_safe($doctor),
+	"f|agents of role "
+	  . sql($node, 'SELECT quote_ident(current_user)')
+	  . " cannot start in database postgres: $why",
+	'sabot.check() does, too');
+fail(5);
+is($watch->query_safe($reason), "agents cannot start: $why", 'it waits still');
+$lock->quit;
+$watch->quit;
+ends($node, $unlucky, 'failed', 'after five times it fails');
+is(job($node, $unlucky, 'sqlstate, error, attempt'),
+	"57P01|agents cannot start: $why|0", 'with that error');
+is(sql($node, "SELECT sabot.retry_job($unlucky)"), 't', 'it is retried');
+ends($node, $unlucky, 'completed', 'and runs when agents can start');
+
 is( sql($node, "SELECT count(*) FROM effect WHERE name = 'aborted'"),
 	'0', 'ROLLBACK PREPARED leaves no trace');
 is( sql($node, 'SELECT count(*) FROM pg_prepared_xacts'),
