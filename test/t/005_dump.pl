@@ -224,5 +224,36 @@ $plain->command_ok(
 	[ 'pg_dump', '-f', $plain->basedir . '/again.sql', $plain->connstr('app') ],
 	'and can be dumped again');
 
-$_->stop foreach ($node, $other, $plain);
+# pg_upgrade: nothing runs meanwhile, and the new server is another one
+
+set_conf($node, 'sabot.enabled' => 'off');
+poll($node, 'SELECT agents FROM sabot.pool_status', '0', 'agents have left');
+my $last = submit($node, q{INSERT INTO effect VALUES ('last')},
+	db => 'app', user => 'alice');
+$everything = everything($node, 'app');
+$node->stop;
+my $new = new_node('upgraded', '', no_start => 1);
+my $bin = $new->config_data('--bindir');
+chdir($new->basedir) or die "could not change directory: $!";
+$new->command_ok(
+	[
+		'pg_upgrade', '--no-sync',
+		'-d', $node->data_dir, '-D', $new->data_dir,
+		'-b', $bin, '-B', $bin,
+		'-s', $new->host, '-p', $node->port, '-P', $new->port
+	],
+	'pg_upgrade');
+my @pg_ctl = ('pg_ctl', '-w', '-D', $new->data_dir, '-l', $new->logfile);
+$new->command_ok([ @pg_ctl, '-o', '-b', 'start' ], 'started as pg_upgrade does');
+is( sql($new,
+		"SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'sabot%'"),
+	'0',
+	'nothing of sabot runs');
+$new->command_ok([ @pg_ctl, 'stop' ], 'stopped');
+$new->start;
+inert($new, 'app', 'pg_upgrade');
+sql($new, 'SELECT sabot.adopt_jobs()', db => 'app');
+ends($new, $last, 'completed', 'pg_upgrade: adopted', db => 'app');
+
+$_->stop foreach ($other, $plain, $new);
 done_testing();
