@@ -224,6 +224,33 @@ SELECT sabot.purge('0') > 0 AS purged;
 SELECT count(*) FROM sabot.job_status WHERE finished_at IS NOT NULL;
 SELECT count(*) AS attempts FROM sabot.job_attempt;
 SELECT sabot.cancel_job(:id);
+-- Agents that have nothing to do forget jobs after sabot.keep_jobs, if ever.
+SELECT sabot.submit_jobs('{SELECT 1,SELECT 2}') AS ids \gset
+CALL sabot.wait_for_jobs(:'ids');
+UPDATE sabot.job_history SET finished_at = finished_at - CASE command WHEN 'SELECT 1' THEN interval '8 days' ELSE '6 days' END
+	WHERE job_id = ANY (:'ids');
+\set await_setting :srcdir /test/lib/await_setting.sql
+\set setting sabot.keep_jobs
+\set value -1
+ALTER SYSTEM SET sabot.keep_jobs = -1;
+SELECT pg_reload_conf();
+\set ECHO none
+\i :await_setting
+\set ECHO all
+SELECT sabot.stop_agents() > 0 AS stopped;
+CALL sabot.wait_for_job(sabot.submit_job('SELECT 3'));
+SELECT pg_temp.await('(SELECT every(state = ''idle'') FROM sabot.agent_status)');
+SELECT command FROM sabot.job_status WHERE job_id = ANY (:'ids') ORDER BY job_id;
+\set value 7d
+ALTER SYSTEM RESET sabot.keep_jobs;
+SELECT pg_reload_conf();
+\set ECHO none
+\i :await_setting
+\set ECHO all
+SELECT sabot.stop_agents() > 0 AS stopped;
+CALL sabot.wait_for_job(sabot.submit_job('SELECT 3'));
+SELECT pg_temp.await(format('(SELECT count(*) < 2 FROM sabot.job_status WHERE job_id = ANY (%L))', :'ids'));
+SELECT command FROM sabot.job_status WHERE job_id = ANY (:'ids') ORDER BY job_id;
 -- Agents by hand.
 SELECT sabot.start_agents(2) >= 2 AS started;
 SELECT pg_temp.await('(SELECT count(*) >= 2 FROM sabot.agent_status WHERE database = current_database() AND state = ''idle'')');
