@@ -97,7 +97,8 @@ typedef enum SabotFault
 	SABOT_FAULT_ITEM,			/* tried again until max_attempts */
 	SABOT_FAULT_ITEM_FINAL,		/* would only come again */
 	SABOT_FAULT_MODEL,			/* of this model on this server */
-	SABOT_FAULT_ENDPOINT		/* of the server */
+	SABOT_FAULT_ACCESS,			/* of the endpoint: its token is refused */
+	SABOT_FAULT_ENDPOINT		/* of the server, whoever asks */
 } SabotFault;
 
 /* What came back for one request; strings live as long as the request. */
@@ -141,7 +142,7 @@ extern SabotEndpoint *sabot_endpoint_read(const char *name, Oid role);
 extern char *sabot_url_origin(const char *url);
 extern uint64 sabot_endpoint_epoch(void);
 
-/* in llm_permit.c: permits and breakers of servers, in shared memory */
+/* in llm_permit.c: permits to use servers, in shared memory */
 typedef enum SabotGate
 {
 	SABOT_GATE_OPEN,			/* the permit is ours */
@@ -168,23 +169,29 @@ typedef struct SabotServerState
 
 extern Size sabot_permit_shmem_size(void);
 extern void sabot_permit_shmem_init(void);
-extern SabotGate sabot_permit_take(const char *origin, const char *model,
-								   int limit, bool wait,
+extern SabotGate sabot_permit_take(const SabotEndpoint *endpoint,
+								   const char *model, bool wait,
 								   TimestampTz *next_probe);
 extern void sabot_permit_give(const char *origin);
 extern void sabot_permit_give_all(void);
 extern void sabot_permit_leave_line(void);
 extern void sabot_permit_suspect(const char *origin, bool suspect);
 extern void sabot_permit_free_dead(void);
-extern void sabot_gate_fault(const char *origin, const char *model,
-							 const char *error, int retry_after_s);
-extern bool sabot_gate_good(const char *origin, const char *model,
-							bool for_item);
-extern bool sabot_gate_is_closed(const char *origin, const char *model,
-								 TimestampTz *next_probe, char *error);
 extern void sabot_permit_note_request(const char *origin,
 									  bool new_connection);
-extern bool sabot_server_state(const char *origin, SabotServerState *state);
+extern bool sabot_server_state(const SabotEndpoint *endpoint,
+							   SabotServerState *state);
+
+/* in llm_gate.c: breakers, in shared memory */
+extern void sabot_gate_fault(const SabotEndpoint *endpoint, const char *model,
+							 SabotFault fault, const char *error,
+							 int retry_after_s);
+extern bool sabot_gate_good(const SabotEndpoint *endpoint, const char *model,
+							bool for_item);
+extern bool sabot_gate_is_closed(const SabotEndpoint *endpoint,
+								 const char *model, TimestampTz *next_probe,
+								 char *error);
+extern bool sabot_gate_forget(void);
 extern int	sabot_gate_copy(const char *origin,
 							char (**models)[SABOT_MODEL_LEN]);
 
@@ -248,6 +255,7 @@ extern const char *sabot_request_models_path(const SabotEndpoint *endpoint);
 extern const char *sabot_error_class_label(SabotErrorClass error_class);
 extern bool sabot_error_class_find(const char *label,
 								   SabotErrorClass *error_class);
+extern bool sabot_fault_is_servers(SabotFault fault);
 extern void sabot_answer_read(const SabotEndpoint *endpoint,
 							  const SabotLlmSpec *spec,
 							  const SabotReply *reply, int nprompts,

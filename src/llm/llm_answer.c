@@ -95,6 +95,16 @@ sabot_error_class_find(const char *label, SabotErrorClass *error_class)
 }
 
 /*
+ * sabot_fault_is_servers - whether a fault is neither an item's nor a model's:
+ * whatever is asked through the endpoint, it would be the same
+ */
+bool
+sabot_fault_is_servers(SabotFault fault)
+{
+	return fault == SABOT_FAULT_ENDPOINT || fault == SABOT_FAULT_ACCESS;
+}
+
+/*
  * bad_output - the item's answer is of no use, for this reason
  */
 static void
@@ -537,7 +547,7 @@ sabot_answer_read_load(const SabotEndpoint *endpoint,
 
 	read_reply(reply, &reading, read_loaded);
 	if (answer->fault != SABOT_FAULT_NONE &&
-		answer->fault != SABOT_FAULT_ENDPOINT)
+		!sabot_fault_is_servers(answer->fault))
 		answer->fault = SABOT_FAULT_MODEL;
 }
 
@@ -569,7 +579,8 @@ sabot_answer_read_probe(const SabotEndpoint *endpoint, const SabotReply *reply,
 		answer->fault = SABOT_FAULT_NONE;
 		answer->error = NULL;
 	}
-	if (answer->fault != SABOT_FAULT_NONE)
+	if (answer->fault != SABOT_FAULT_NONE &&
+		answer->fault != SABOT_FAULT_ACCESS)
 		answer->fault = SABOT_FAULT_ENDPOINT;
 }
 

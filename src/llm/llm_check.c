@@ -301,7 +301,7 @@ try_model(Check *check)
 
 	if (answer.error_class == SABOT_LLM_OK)
 		ok = judge_model(check, models, digest);
-	else if (answer.fault != SABOT_FAULT_ENDPOINT && check->spec.model &&
+	else if (!sabot_fault_is_servers(answer.fault) && check->spec.model &&
 			 check->endpoint->api == SABOT_API_OPENAI)
 		ok = put(check, "model", true,
 				 psprintf("\"%s\"; the server does not list its models",
@@ -330,8 +330,7 @@ take_permit(Check *check, TimestampTz *next_probe)
 
 	for (;;)
 	{
-		gate = sabot_permit_take(check->endpoint->origin, check->spec.model,
-								 check->endpoint->max_in_flight, true,
+		gate = sabot_permit_take(check->endpoint, check->spec.model, true,
 								 next_probe);
 		if (gate != SABOT_GATE_BUSY || GetCurrentTimestamp() >= deadline)
 			break;
@@ -418,7 +417,7 @@ put_not_sent(Check *check, const char *subject, const Exchange *exchange)
 		return put(check, subject, false,
 				   "others have used the server all the time",
 				   "Try again later, or, if the server can do more at once, raise max_in_flight with sabot.add_llm_endpoint().");
-	(void) sabot_gate_is_closed(check->endpoint->origin, check->spec.model,
+	(void) sabot_gate_is_closed(check->endpoint, check->spec.model,
 								NULL, error);
 	return put(check, subject, false,
 			   psprintf("nothing is sent until %s: %s",
@@ -456,7 +455,7 @@ might_embed(const Check *check, const Exchange *exchange,
 {
 	return !check->spec.embedding && exchange->reply->status >= 400 &&
 		exchange->reply->status < 500 && answer->error != NULL &&
-		answer->fault != SABOT_FAULT_ENDPOINT;
+		!sabot_fault_is_servers(answer->fault);
 }
 
 /*
@@ -471,7 +470,7 @@ load_failed(Check *check, const SabotReply *reply, const SabotAnswer *answer)
 				   "Raise sabot.llm_load_timeout, or use a smaller model.");
 	return put(check, "load", false,
 			   answer->error ? answer->error : "the model was not loaded",
-			   answer->fault == SABOT_FAULT_ENDPOINT ?
+			   sabot_fault_is_servers(answer->fault) ?
 			   server_advice(check->endpoint, reply) :
 			   "See the server's own log; a smaller model needs less memory.");
 }
@@ -577,7 +576,7 @@ put_answer(Check *check, const SabotReply *reply, const SabotAnswer *answer)
 		return put(check, "answer", false,
 				   psprintf("%s: %s", sabot_error_class_label(answer->error_class),
 							answer->error ? answer->error : "no answer"),
-				   answer->fault == SABOT_FAULT_ENDPOINT ?
+				   sabot_fault_is_servers(answer->fault) ?
 				   server_advice(check->endpoint, reply) :
 				   "See the server's own log, or try another model.");
 	if (answer->queue_ms > LONG_QUEUE_MS)
@@ -585,8 +584,8 @@ put_answer(Check *check, const SabotReply *reply, const SabotAnswer *answer)
 						  answer->queue_ms);
 	else if (answer->error_class == SABOT_LLM_TRUNCATED)
 		advice = "It was asked for one word and did not stop: other models may do better.";
-	(void) sabot_gate_good(check->endpoint->origin, check->spec.model, false);
-	(void) sabot_gate_good(check->endpoint->origin, check->spec.model, true);
+	(void) sabot_gate_good(check->endpoint, check->spec.model, false);
+	(void) sabot_gate_good(check->endpoint, check->spec.model, true);
 	sabot_pool_wake_crew(SABOT_LLM_WORKERS);
 	return put(check, "answer", true, answer_detail(check, reply, answer),
 			   advice);
@@ -673,13 +672,13 @@ try_state(Check *check)
 	TimestampTz next_probe;
 	char		error[SABOT_FAULT_LEN];
 
-	if (sabot_gate_is_closed(check->endpoint->origin, check->spec.model,
+	if (sabot_gate_is_closed(check->endpoint, check->spec.model,
 							 &next_probe, error))
 		return put(check, "state", false,
 				   psprintf("stopped until %s: %s",
 							timestamptz_to_str(next_probe), error),
 				   "Jobs wait until then.");
-	(void) sabot_server_state(check->endpoint->origin, &state);
+	(void) sabot_server_state(check->endpoint, &state);
 	return put(check, "state", true,
 			   psprintf("%d requests open, %d processes in line, " INT64_FORMAT " requests over " INT64_FORMAT " connections so far",
 						state.in_flight, state.in_line, state.requests,

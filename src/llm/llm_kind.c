@@ -23,25 +23,25 @@
  * why_server - why the server or the model a job needs is stopped, or NULL
  */
 static char *
-why_server(const char *endpoint, const char *url, const char *model)
+why_server(char *name, const char *url, const char *model)
 {
-	char	   *origin = sabot_url_origin(url);
+	SabotEndpoint endpoint = {.name = name,.origin = sabot_url_origin(url)};
 	SabotServerState state;
 	TimestampTz next_probe;
 	char		error[SABOT_FAULT_LEN];
 	int64		wait_us;
 
-	if (sabot_gate_is_closed(origin, model, &next_probe, error))
+	if (sabot_gate_is_closed(&endpoint, model, &next_probe, error))
 	{
 		wait_us = next_probe - GetCurrentTimestamp();
 		return psprintf("endpoint \"%s\" %s, next probe in " INT64_FORMAT " s",
-						endpoint, error,
+						name, error,
 						(Max(wait_us, 0) + USECS_PER_SEC - 1) / USECS_PER_SEC);
 	}
-	if (sabot_server_state(origin, &state) && state.limit > 0 &&
+	if (sabot_server_state(&endpoint, &state) && state.limit > 0 &&
 		state.in_flight >= state.limit)
 		return psprintf("endpoint \"%s\" is busy, %d requests are open",
-						endpoint, state.in_flight);
+						name, state.in_flight);
 	return NULL;
 }
 

@@ -87,9 +87,7 @@ static bool
 look_at(const SabotEndpoint *endpoint, const char *model, Look *look)
 {
 	TimestampTz next_probe;
-	SabotGate	gate = sabot_permit_take(endpoint->origin, NULL,
-										 endpoint->max_in_flight, false,
-										 &next_probe);
+	SabotGate	gate = sabot_permit_take(endpoint, NULL, false, &next_probe);
 
 	memset(look, 0, sizeof(*look));
 	if (gate != SABOT_GATE_OPEN && gate != SABOT_GATE_PROBE)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * llm_permit.c
- *		Permits to send requests to a server, and breakers that stop it.
+ *		Permits to send requests to a server.
  *
  * A model server has so many places, and a request too many only makes all of
  * them slower until they time out; so whoever sends a request first takes a
@@ -9,9 +9,8 @@
  * endpoint.  Who waits stands in line: after each answer the one who waited
  * longest is next.
  *
- * A server that refuses connections is no fault of the rows: it is stopped
- * for a time that doubles, and then one process, alone, finds out whether it
- * is back.  The same for one model of a server.
+ * Nobody gets one for what a breaker stops (llm_gate.c), but for the one
+ * process that finds out whether it is back.
  *
  * A permit belongs to a process and goes with it.  If it ended in the middle
  * of a request the server may still be busy with it, so the next one to come
@@ -24,76 +23,17 @@
  */
 #include "postgres.h"
 
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
-#include "llm/llm.h"
+#include "llm/llm_shared.h"
 
-#define MAX_SERVERS		64
-#define MAX_GATES		128
-#define MAX_HOLDERS		128
-
-/* How long a server is stopped at first and at most, in ms. */
-#define FIRST_STOP_MS	INT64CONST(5000)
-#define LONGEST_STOP_MS INT64CONST(300000)
-
-/* While another process probes, look again after this, in ms. */
-#define PROBING_MS		1000
-
-/* A server that is or was in use. */
-typedef struct Server
-{
-	char		origin[SABOT_ORIGIN_LEN];	/* "" = free */
-	int			in_flight;
-	int			most_in_flight;
-	bool		suspect;		/* somebody left in the middle of a request */
-	int64		requests;
-	int64		connections;
-	TimestampTz used_at;
-} Server;
-
-/* A breaker: of a server, or of a model on it. */
-typedef struct Gate
-{
-	char		origin[SABOT_ORIGIN_LEN];	/* "" = free */
-	char		model[SABOT_MODEL_LEN]; /* "" = the server itself */
-	int			faults;			/* in a row */
-	TimestampTz fault_at;		/* the last of them */
-	TimestampTz next_probe;		/* 0 = not stopped */
-	pid_t		prober;			/* who finds out, 0 = nobody */
-	char		error[SABOT_FAULT_LEN];
-} Gate;
-
-/* A process that has permits or waits for one, of one server at a time. */
-typedef struct Holder
-{
-	pid_t		pid;			/* 0 = free */
-	Latch	   *latch;
-	int			server;			/* index, valid if held or ticket */
-	int			held;
-	int			limit;			/* the process's own */
-	uint64		ticket;			/* place in the line, 0 = not in it */
-	SabotLlmActivity activity;
-} Holder;
-
-/* Everything is protected by lock. */
-typedef struct PermitShared
-{
-	LWLock	   *lock;
-	uint64		next_ticket;
-	Server		servers[MAX_SERVERS];
-	Gate		gates[MAX_GATES];
-	Holder		holders[MAX_HOLDERS];
-} PermitShared;
-
-static PermitShared *shared = NULL;
-static Holder *mine = NULL;
+SabotPermitShared *sabot_permits = NULL;
+static SabotHolder *mine = NULL;
 
 /*
  * sabot_permit_shmem_size - bytes of shared memory permits need
@@ -101,7 +41,7 @@ static Holder *mine = NULL;
 Size
 sabot_permit_shmem_size(void)
 {
-	return MAXALIGN(sizeof(PermitShared));
+	return MAXALIGN(sizeof(SabotPermitShared));
 }
 
 /*
@@ -114,11 +54,12 @@ sabot_permit_shmem_init(void)
 {
 	bool		found;
 
-	shared = ShmemInitStruct("sabot permits", sizeof(PermitShared), &found);
+	sabot_permits = ShmemInitStruct("sabot permits",
+									sizeof(SabotPermitShared), &found);
 	if (!found)
 	{
-		memset(shared, 0, sizeof(PermitShared));
-		shared->lock = &(GetNamedLWLockTranche("sabot")[4].lock);
+		memset(sabot_permits, 0, sizeof(SabotPermitShared));
+		sabot_permits->lock = &(GetNamedLWLockTranche("sabot")[4].lock);
 	}
 }
 
@@ -129,14 +70,14 @@ sabot_permit_shmem_init(void)
  * After a restart nobody knows what the server is busy with: a new entry is
  * suspect.
  */
-static Server *
+static SabotServer *
 find_server_locked(const char *origin, bool enter)
 {
-	Server	   *oldest = NULL;
+	SabotServer	   *oldest = NULL;
 
-	for (int i = 0; i < MAX_SERVERS; i++)
+	for (int i = 0; i < SABOT_MAX_SERVERS; i++)
 	{
-		Server	   *server = &shared->servers[i];
+		SabotServer	   *server = &sabot_permits->servers[i];
 
 		if (strcmp(server->origin, origin) == 0)
 			return server;
@@ -146,9 +87,9 @@ find_server_locked(const char *origin, bool enter)
 	}
 	if (!enter || oldest == NULL)
 		return NULL;
-	for (int i = 0; i < MAX_HOLDERS; i++)
-		if (shared->holders[i].ticket != 0 &&
-			&shared->servers[shared->holders[i].server] == oldest)
+	for (int i = 0; i < SABOT_MAX_HOLDERS; i++)
+		if (sabot_permits->holders[i].ticket != 0 &&
+			&sabot_permits->servers[sabot_permits->holders[i].server] == oldest)
 			return NULL;
 	memset(oldest, 0, sizeof(*oldest));
 	strlcpy(oldest->origin, origin, SABOT_ORIGIN_LEN);
@@ -157,44 +98,16 @@ find_server_locked(const char *origin, bool enter)
 }
 
 /*
- * find_gate_locked - the breaker of a server, or of a model on it; NULL if it
- * has none, or, with enter, if all are in use
- */
-static Gate *
-find_gate_locked(const char *origin, const char *model, bool enter)
-{
-	Gate	   *soonest = NULL;
-	char		name[SABOT_MODEL_LEN];
-
-	strlcpy(name, model ? model : "", sizeof(name));
-	for (int i = 0; i < MAX_GATES; i++)
-	{
-		Gate	   *gate = &shared->gates[i];
-
-		if (strcmp(gate->origin, origin) == 0 && strcmp(gate->model, name) == 0)
-			return gate;
-		if (soonest == NULL || gate->next_probe < soonest->next_probe)
-			soonest = gate;
-	}
-	if (!enter)
-		return NULL;
-	memset(soonest, 0, sizeof(*soonest));
-	strlcpy(soonest->origin, origin, SABOT_ORIGIN_LEN);
-	strlcpy(soonest->model, name, SABOT_MODEL_LEN);
-	return soonest;
-}
-
-/*
  * limit_locked - requests a server may have open: the smallest limit in use
  */
 static int
-limit_locked(const Server *server, int limit)
+limit_locked(const SabotServer *server, int limit)
 {
-	int			n = server - shared->servers;
+	int			n = server - sabot_permits->servers;
 
-	for (int i = 0; i < MAX_HOLDERS; i++)
+	for (int i = 0; i < SABOT_MAX_HOLDERS; i++)
 	{
-		Holder	   *holder = &shared->holders[i];
+		SabotHolder *holder = &sabot_permits->holders[i];
 
 		if (holder->pid != 0 && holder->server == n &&
 			(holder->held > 0 || holder->ticket != 0))
@@ -207,17 +120,17 @@ limit_locked(const Server *server, int limit)
  * first_in_line_locked - who has waited longest for a permit of a server, or
  * NULL; *n counts them all
  */
-static Holder *
-first_in_line_locked(const Server *server, int *n)
+static SabotHolder *
+first_in_line_locked(const SabotServer *server, int *n)
 {
-	Holder	   *first = NULL;
+	SabotHolder *first = NULL;
 
 	*n = 0;
-	for (int i = 0; i < MAX_HOLDERS; i++)
+	for (int i = 0; i < SABOT_MAX_HOLDERS; i++)
 	{
-		Holder	   *holder = &shared->holders[i];
+		SabotHolder *holder = &sabot_permits->holders[i];
 
-		if (holder->ticket == 0 || &shared->servers[holder->server] != server)
+		if (holder->ticket == 0 || &sabot_permits->servers[holder->server] != server)
 			continue;
 		(*n)++;
 		if (first == NULL || holder->ticket < first->ticket)
@@ -230,51 +143,41 @@ first_in_line_locked(const Server *server, int *n)
  * wake_next_locked - let the next in line try
  */
 static void
-wake_next_locked(const Server *server)
+wake_next_locked(const SabotServer *server)
 {
 	int			n;
-	Holder	   *next = first_in_line_locked(server, &n);
+	SabotHolder *next = first_in_line_locked(server, &n);
 
 	if (next)
 		SetLatch(next->latch);
 }
 
 /*
- * wake_all_locked - have everybody in line for a server look at it again
+ * sabot_permit_wake_all_locked - have everybody in line for a server look at
+ * it again
  */
-static void
-wake_all_locked(const char *origin)
+void
+sabot_permit_wake_all_locked(const char *origin)
 {
-	for (int i = 0; i < MAX_HOLDERS; i++)
+	for (int i = 0; i < SABOT_MAX_HOLDERS; i++)
 	{
-		Holder	   *holder = &shared->holders[i];
+		SabotHolder *holder = &sabot_permits->holders[i];
 
 		if (holder->ticket != 0 &&
-			strcmp(shared->servers[holder->server].origin, origin) == 0)
+			strcmp(sabot_permits->servers[holder->server].origin, origin) == 0)
 			SetLatch(holder->latch);
 	}
-}
-
-/*
- * stop_probing_locked - a process no longer finds out about any breaker
- */
-static void
-stop_probing_locked(pid_t pid)
-{
-	for (int i = 0; i < MAX_GATES; i++)
-		if (shared->gates[i].prober == pid)
-			shared->gates[i].prober = 0;
 }
 
 /*
  * free_holder_locked - a process has gone, or wants nothing anymore
  */
 static void
-free_holder_locked(Holder *holder)
+free_holder_locked(SabotHolder *holder)
 {
-	Server	   *server = &shared->servers[holder->server];
+	SabotServer *server = &sabot_permits->servers[holder->server];
 
-	stop_probing_locked(holder->pid);
+	sabot_gate_end_probe_locked(holder->pid);
 	if (holder->held > 0)
 	{
 		server->in_flight -= holder->held;
@@ -290,11 +193,11 @@ free_holder_locked(Holder *holder)
 static void
 permit_exit(int code, Datum arg)
 {
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	LWLockAcquire(sabot_permits->lock, LW_EXCLUSIVE);
 	if (mine && mine->pid == MyProcPid)
 		free_holder_locked(mine);
 	mine = NULL;
-	LWLockRelease(shared->lock);
+	LWLockRelease(sabot_permits->lock);
 }
 
 /*
@@ -309,22 +212,22 @@ become_holder(void)
 
 	if (mine != NULL)
 		return;
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < MAX_HOLDERS && mine == NULL; i++)
-		if (shared->holders[i].pid == 0)
-			mine = &shared->holders[i];
+	LWLockAcquire(sabot_permits->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SABOT_MAX_HOLDERS && mine == NULL; i++)
+		if (sabot_permits->holders[i].pid == 0)
+			mine = &sabot_permits->holders[i];
 	if (mine)
 	{
 		memset(mine, 0, sizeof(*mine));
 		mine->pid = MyProcPid;
 		mine->latch = MyLatch;
 	}
-	LWLockRelease(shared->lock);
+	LWLockRelease(sabot_permits->lock);
 	if (mine == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("too many processes use model servers"),
-				 errdetail("At most %d can at once.", MAX_HOLDERS)));
+				 errdetail("At most %d can at once.", SABOT_MAX_HOLDERS)));
 	if (!registered)
 		on_shmem_exit(permit_exit, 0);
 	registered = true;
@@ -345,39 +248,13 @@ stop_holding_locked(void)
 }
 
 /*
- * gate_stops_locked - whether a breaker keeps the calling process out
- *
- * Sets *next_probe if so, and *probe if the caller is the one to find out
- * whether it can be closed.
- */
-static bool
-gate_stops_locked(Gate *gate, TimestampTz now, TimestampTz *next_probe,
-				  bool *probe)
-{
-	if (gate == NULL || gate->next_probe == 0)
-		return false;
-	if (gate->next_probe > now)
-	{
-		*next_probe = gate->next_probe;
-		return true;
-	}
-	if (gate->prober != 0 && gate->prober != MyProcPid)
-	{
-		*next_probe = TimestampTzPlusMilliseconds(now, PROBING_MS);
-		return true;
-	}
-	*probe = true;
-	return false;
-}
-
-/*
  * take_locked - take a permit if there is one and nobody waited longer
  */
 static bool
-take_locked(Server *server, int limit)
+take_locked(SabotServer *server, int limit)
 {
 	int			n;
-	Holder	   *first = first_in_line_locked(server, &n);
+	SabotHolder *first = first_in_line_locked(server, &n);
 
 	if (server->in_flight >= limit_locked(server, limit) ||
 		(first != NULL && first != mine))
@@ -398,10 +275,10 @@ take_locked(Server *server, int limit)
  * A trigger of a worker's target can submit a job to any endpoint.
  */
 static bool
-uses_other_locked(const Server *server)
+uses_other_locked(const SabotServer *server)
 {
 	return (mine->held > 0 || mine->ticket != 0) &&
-		&shared->servers[mine->server] != server;
+		&sabot_permits->servers[mine->server] != server;
 }
 
 /*
@@ -414,48 +291,44 @@ leave_line_locked(void)
 	if (mine->ticket == 0)
 		return;
 	mine->ticket = 0;
-	wake_next_locked(&shared->servers[mine->server]);
+	wake_next_locked(&sabot_permits->servers[mine->server]);
 }
 
 /*
- * sabot_permit_take - ask for the permit to send one request to a server
+ * sabot_permit_take - ask for the permit to send one request to the server of
+ * an endpoint
  *
- * model is the model it is for, or NULL; limit how many requests may be open
- * as far as the caller's endpoint says.  With wait, a caller who gets none
+ * model is the model it is for, or NULL.  With wait, a caller who gets none
  * stands in line until it gets one or calls sabot_permit_leave_line().  A
  * process uses one server at a time: others are busy as far as it can tell,
- * and it does not stand in their lines.
+ * and it does not stand in their lines.  Raises 53000 if there are too many
+ * servers or processes.
  */
 SabotGate
-sabot_permit_take(const char *origin, const char *model, int limit,
-				  bool wait, TimestampTz *next_probe)
+sabot_permit_take(const SabotEndpoint *endpoint, const char *model, bool wait,
+				  TimestampTz *next_probe)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	SabotGate	result = SABOT_GATE_BUSY;
-	Server	   *server;
-	Gate	   *gates[2];
+	SabotServer *server;
 	bool		probe = false;
-	bool		stopped = false;
+	bool		stopped;
 
 	become_holder();
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	server = find_server_locked(origin, true);
-	gates[0] = find_gate_locked(origin, NULL, false);
-	gates[1] = model ? find_gate_locked(origin, model, false) : NULL;
-	for (int i = 0; i < lengthof(gates) && !stopped; i++)
-		stopped = gate_stops_locked(gates[i], now, next_probe, &probe);
+	LWLockAcquire(sabot_permits->lock, LW_EXCLUSIVE);
+	server = find_server_locked(endpoint->origin, true);
+	stopped = sabot_gate_stops_locked(endpoint, model, now, next_probe, &probe);
 	if (server != NULL && !stopped && !uses_other_locked(server))
 	{
-		mine->server = server - shared->servers;
-		mine->limit = limit;
+		mine->server = server - sabot_permits->servers;
+		mine->limit = endpoint->max_in_flight;
 		server->used_at = now;
-		if (take_locked(server, limit))
+		if (take_locked(server, endpoint->max_in_flight))
 			result = probe || server->suspect ? SABOT_GATE_PROBE : SABOT_GATE_OPEN;
 		else if (wait && mine->ticket == 0)
-			mine->ticket = ++shared->next_ticket;
-		for (int i = 0; i < lengthof(gates) && result == SABOT_GATE_PROBE; i++)
-			if (gates[i] && gates[i]->next_probe != 0)
-				gates[i]->prober = MyProcPid;
+			mine->ticket = ++sabot_permits->next_ticket;
+		if (result == SABOT_GATE_PROBE)
+			sabot_gate_begin_probe_locked(endpoint, model);
 	}
 	else if (stopped)
 	{
@@ -464,12 +337,12 @@ sabot_permit_take(const char *origin, const char *model, int limit,
 		result = SABOT_GATE_CLOSED;
 	}
 	stop_holding_locked();
-	LWLockRelease(shared->lock);
+	LWLockRelease(sabot_permits->lock);
 	if (server == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("too many model servers are in use"),
-				 errdetail("At most %d can be at once.", MAX_SERVERS)));
+				 errdetail("At most %d can be at once.", SABOT_MAX_SERVERS)));
 	return result;
 }
 
@@ -479,19 +352,19 @@ sabot_permit_take(const char *origin, const char *model, int limit,
 void
 sabot_permit_give(const char *origin)
 {
-	Server	   *server;
+	SabotServer *server;
 
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	LWLockAcquire(sabot_permits->lock, LW_EXCLUSIVE);
 	server = find_server_locked(origin, false);
 	if (server && mine && mine->held > 0)
 	{
 		mine->held--;
 		server->in_flight--;
-		stop_probing_locked(mine->pid);
+		sabot_gate_end_probe_locked(mine->pid);
 		wake_next_locked(server);
 		stop_holding_locked();
 	}
-	LWLockRelease(shared->lock);
+	LWLockRelease(sabot_permits->lock);
 }
 
 /*
@@ -504,12 +377,12 @@ sabot_permit_give(const char *origin)
 void
 sabot_permit_give_all(void)
 {
-	Server	   *server;
+	SabotServer *server;
 
 	if (mine == NULL)
 		return;
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	server = &shared->servers[mine->server];
+	LWLockAcquire(sabot_permits->lock, LW_EXCLUSIVE);
+	server = &sabot_permits->servers[mine->server];
 	if (mine->held > 0)
 	{
 		server->in_flight -= mine->held;
@@ -519,11 +392,11 @@ sabot_permit_give_all(void)
 	{
 		mine->held = 0;
 		mine->ticket = 0;
-		stop_probing_locked(mine->pid);
+		sabot_gate_end_probe_locked(mine->pid);
 		wake_next_locked(server);
 	}
 	stop_holding_locked();
-	LWLockRelease(shared->lock);
+	LWLockRelease(sabot_permits->lock);
 }
 
 /*
@@ -534,10 +407,10 @@ sabot_permit_leave_line(void)
 {
 	if (mine == NULL)
 		return;
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	LWLockAcquire(sabot_permits->lock, LW_EXCLUSIVE);
 	leave_line_locked();
 	stop_holding_locked();
-	LWLockRelease(shared->lock);
+	LWLockRelease(sabot_permits->lock);
 }
 
 /*
@@ -547,13 +420,13 @@ sabot_permit_leave_line(void)
 void
 sabot_permit_suspect(const char *origin, bool suspect)
 {
-	Server	   *server;
+	SabotServer *server;
 
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	LWLockAcquire(sabot_permits->lock, LW_EXCLUSIVE);
 	server = find_server_locked(origin, false);
 	if (server)
 		server->suspect = suspect;
-	LWLockRelease(shared->lock);
+	LWLockRelease(sabot_permits->lock);
 }
 
 /*
@@ -562,123 +435,20 @@ sabot_permit_suspect(const char *origin, bool suspect)
 void
 sabot_permit_free_dead(void)
 {
-	for (int i = 0; i < MAX_HOLDERS; i++)
+	for (int i = 0; i < SABOT_MAX_HOLDERS; i++)
 	{
 		pid_t		pid;
 
-		LWLockAcquire(shared->lock, LW_SHARED);
-		pid = shared->holders[i].pid;
-		LWLockRelease(shared->lock);
+		LWLockAcquire(sabot_permits->lock, LW_SHARED);
+		pid = sabot_permits->holders[i].pid;
+		LWLockRelease(sabot_permits->lock);
 		if (pid == 0 || BackendPidGetProc(pid) != NULL)
 			continue;
-		LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-		if (shared->holders[i].pid == pid)
-			free_holder_locked(&shared->holders[i]);
-		LWLockRelease(shared->lock);
+		LWLockAcquire(sabot_permits->lock, LW_EXCLUSIVE);
+		if (sabot_permits->holders[i].pid == pid)
+			free_holder_locked(&sabot_permits->holders[i]);
+		LWLockRelease(sabot_permits->lock);
 	}
-}
-
-/*
- * sabot_gate_fault - stop a server, or with model a model on it
- *
- * For longer each time; for as long as the server has asked for, if it has.
- */
-void
-sabot_gate_fault(const char *origin, const char *model, const char *error,
-				 int retry_after_s)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	char		clipped[SABOT_FAULT_LEN];
-	int			len = pg_mbcliplen(error, strlen(error), SABOT_FAULT_LEN - 1);
-	int64		stop_ms;
-	Gate	   *gate;
-
-	memcpy(clipped, error, len);
-	clipped[len] = '\0';
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	gate = find_gate_locked(origin, model, true);
-	if (gate->next_probe == 0 &&
-		TimestampDifferenceExceeds(gate->fault_at, now, 2 * LONGEST_STOP_MS))
-		gate->faults = 0;
-	gate->faults++;
-	gate->fault_at = now;
-	stop_ms = Min(FIRST_STOP_MS << Min(gate->faults - 1, 10), LONGEST_STOP_MS);
-	stop_ms = Max(stop_ms, Min(retry_after_s * INT64CONST(1000), LONGEST_STOP_MS));
-	gate->next_probe = TimestampTzPlusMilliseconds(now, stop_ms);
-	gate->prober = 0;
-	memcpy(gate->error, clipped, len + 1);
-	wake_all_locked(origin);
-	LWLockRelease(shared->lock);
-}
-
-/*
- * sabot_gate_good - a server has answered, and with model the model on it has
- *
- * If that was not for an item it is only not stopped anymore: should the next
- * request fail it is stopped for longer than before, as many servers answer a
- * probe and refuse all else.  Returns whether others may go on since.
- */
-bool
-sabot_gate_good(const char *origin, const char *model, bool for_item)
-{
-	const char *const models[] = {NULL, model};
-	Server	   *server;
-	bool		news = false;
-
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	server = find_server_locked(origin, false);
-	if (server && !for_item)
-		server->suspect = false;
-	for (int i = 0; i < (model ? 2 : 1); i++)
-	{
-		Gate	   *gate = find_gate_locked(origin, models[i], false);
-
-		if (gate == NULL || (gate->next_probe != 0) == for_item)
-			continue;
-		if (for_item)
-			memset(gate, 0, sizeof(Gate));
-		else
-			gate->next_probe = gate->prober = 0;
-		news |= !for_item;
-	}
-	if (news)
-		wake_all_locked(origin);
-	LWLockRelease(shared->lock);
-	return news;
-}
-
-/*
- * sabot_gate_is_closed - whether a server, or a model on it, is stopped, or
- * somebody else is finding out whether it still is
- *
- * Then *next_probe says until when and error, of SABOT_FAULT_LEN bytes, why.
- * Both may be NULL.
- */
-bool
-sabot_gate_is_closed(const char *origin, const char *model,
-					 TimestampTz *next_probe, char *error)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	const char *const models[] = {NULL, model};
-	TimestampTz until = 0;
-	bool		probe;
-	bool		closed = false;
-
-	if (shared == NULL)
-		return false;
-	LWLockAcquire(shared->lock, LW_SHARED);
-	for (int i = 0; i < (model ? 2 : 1) && !closed; i++)
-	{
-		Gate	   *gate = find_gate_locked(origin, models[i], false);
-
-		closed = gate_stops_locked(gate, now, &until, &probe);
-		if (closed && next_probe)
-			*next_probe = until;
-		if (closed && error)
-			strlcpy(error, gate->error, SABOT_FAULT_LEN);
-	}
-	LWLockRelease(shared->lock);
-	return closed;
 }
 
 /*
@@ -687,33 +457,34 @@ sabot_gate_is_closed(const char *origin, const char *model,
 void
 sabot_permit_note_request(const char *origin, bool new_connection)
 {
-	Server	   *server;
+	SabotServer *server;
 
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	LWLockAcquire(sabot_permits->lock, LW_EXCLUSIVE);
 	server = find_server_locked(origin, true);
 	if (server)
 	{
 		server->requests++;
 		server->connections += new_connection;
 	}
-	LWLockRelease(shared->lock);
+	LWLockRelease(sabot_permits->lock);
 }
 
 /*
- * sabot_server_state - what is known of a server; false if it was not used
+ * sabot_server_state - what is known of the server of an endpoint; false if it
+ * was not used
  */
 bool
-sabot_server_state(const char *origin, SabotServerState *state)
+sabot_server_state(const SabotEndpoint *endpoint, SabotServerState *state)
 {
-	Server	   *server;
-	Gate	   *gate;
+	SabotServer *server;
+	const SabotBreaker *gate;
 
 	memset(state, 0, sizeof(*state));
-	if (shared == NULL)
+	if (sabot_permits == NULL)
 		return false;
-	LWLockAcquire(shared->lock, LW_SHARED);
-	server = find_server_locked(origin, false);
-	gate = find_gate_locked(origin, NULL, false);
+	LWLockAcquire(sabot_permits->lock, LW_SHARED);
+	server = find_server_locked(endpoint->origin, false);
+	gate = sabot_gate_closed_locked(endpoint, NULL);
 	if (server)
 	{
 		strlcpy(state->origin, server->origin, SABOT_ORIGIN_LEN);
@@ -725,40 +496,14 @@ sabot_server_state(const char *origin, SabotServerState *state)
 		state->requests = server->requests;
 		state->connections = server->connections;
 	}
-	if (gate && gate->next_probe != 0)
+	if (gate)
 	{
 		state->next_probe = gate->next_probe;
 		state->faults = gate->faults;
 		strlcpy(state->error, gate->error, SABOT_FAULT_LEN);
 	}
-	LWLockRelease(shared->lock);
+	LWLockRelease(sabot_permits->lock);
 	return server != NULL || gate != NULL;
-}
-
-/*
- * sabot_gate_copy - the models of a server that are stopped; returns how many
- *
- * The array is palloc'd.
- */
-int
-sabot_gate_copy(const char *origin, char (**models)[SABOT_MODEL_LEN])
-{
-	int			n = 0;
-
-	*models = palloc(MAX_GATES * sizeof(**models));
-	if (shared == NULL)
-		return 0;
-	LWLockAcquire(shared->lock, LW_SHARED);
-	for (int i = 0; i < MAX_GATES; i++)
-	{
-		const Gate *gate = &shared->gates[i];
-
-		if (gate->next_probe != 0 && gate->model[0] != '\0' &&
-			strcmp(gate->origin, origin) == 0)
-			strlcpy((*models)[n++], gate->model, SABOT_MODEL_LEN);
-	}
-	LWLockRelease(shared->lock);
-	return n;
 }
 
 /*
@@ -768,10 +513,10 @@ void
 sabot_activity_set(const SabotLlmActivity *activity)
 {
 	become_holder();
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	LWLockAcquire(sabot_permits->lock, LW_EXCLUSIVE);
 	mine->activity = *activity;
 	stop_holding_locked();
-	LWLockRelease(shared->lock);
+	LWLockRelease(sabot_permits->lock);
 }
 
 /*
@@ -784,14 +529,14 @@ sabot_activity_copy(SabotLlmActivity **activities)
 {
 	int			n = 0;
 
-	*activities = palloc(sizeof(SabotLlmActivity) * MAX_HOLDERS);
-	if (shared == NULL)
+	*activities = palloc(sizeof(SabotLlmActivity) * SABOT_MAX_HOLDERS);
+	if (sabot_permits == NULL)
 		return 0;
-	LWLockAcquire(shared->lock, LW_SHARED);
-	for (int i = 0; i < MAX_HOLDERS; i++)
-		if (shared->holders[i].pid != 0 &&
-			shared->holders[i].activity.job_id != 0)
-			(*activities)[n++] = shared->holders[i].activity;
-	LWLockRelease(shared->lock);
+	LWLockAcquire(sabot_permits->lock, LW_SHARED);
+	for (int i = 0; i < SABOT_MAX_HOLDERS; i++)
+		if (sabot_permits->holders[i].pid != 0 &&
+			sabot_permits->holders[i].activity.job_id != 0)
+			(*activities)[n++] = sabot_permits->holders[i].activity;
+	LWLockRelease(sabot_permits->lock);
 	return n;
 }

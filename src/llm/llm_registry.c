@@ -7,6 +7,9 @@
  * granted to nobody.  A secret goes where it was given for and nowhere else:
  * when the server changes it does not come along.
  *
+ * An endpoint that is stopped as its secret was refused is tried again when
+ * the change is committed: that is mostly why it is made.
+ *
  * IDENTIFICATION
  *		src/llm/llm_registry.c
  *
@@ -14,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -32,6 +36,9 @@
 
 PG_FUNCTION_INFO_V1(sabot_add_llm_endpoint);
 PG_FUNCTION_INFO_V1(sabot_drop_llm_endpoint);
+
+/* This transaction has changed the registry. */
+static bool changed = false;
 
 /* An endpoint as it is to be. */
 typedef struct NewEndpoint
@@ -172,6 +179,21 @@ read_arguments(NewEndpoint *new, FunctionCallInfo fcinfo)
 }
 
 /*
+ * registry_changed - transaction callback: what stopped an endpoint may be put
+ * right
+ */
+static void
+registry_changed(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		event != XACT_EVENT_PREPARE)
+		return;
+	if (changed && event == XACT_EVENT_COMMIT && sabot_gate_forget())
+		sabot_pool_wake_crew(SABOT_LLM_WORKERS);
+	changed = false;
+}
+
+/*
  * begin_change - begin to change the registry, alone
  *
  * Others may go on using it.  SPI is connected from here on.
@@ -191,6 +213,12 @@ begin_change(SabotOwn *own)
 static void
 end_change(SabotOwn *own)
 {
+	static bool registered = false;
+
+	if (!registered)
+		RegisterXactCallback(registry_changed, NULL);
+	registered = true;
+	changed = true;
 	CacheInvalidateRelcacheByRelid(sabot_endpoint_table());
 	sabot_own_end(own);
 	SPI_finish();

@@ -140,10 +140,8 @@ static bool
 take_permit(SabotLlmRun *run)
 {
 	TimestampTz next_probe;
-	SabotGate	gate = sabot_permit_take(run->endpoint->origin,
-										 run->spec->model,
-										 run->endpoint->max_in_flight, true,
-										 &next_probe);
+	SabotGate	gate = sabot_permit_take(run->endpoint, run->spec->model,
+										 true, &next_probe);
 
 	if (gate == SABOT_GATE_CLOSED)
 		run->stopped = true;
@@ -306,8 +304,7 @@ item_failed(SabotLlmRun *run, List *items, const SabotReply *reply,
 static void
 server_failed(SabotLlmRun *run, List *items, const SabotAnswer *answer)
 {
-	sabot_gate_fault(run->endpoint->origin,
-					 answer->fault == SABOT_FAULT_MODEL ? run->spec->model : NULL,
+	sabot_gate_fault(run->endpoint, run->spec->model, answer->fault,
 					 answer->error ? answer->error : "does not answer",
 					 answer->retry_after_s);
 	run->stopped = true;
@@ -322,7 +319,7 @@ note_reply(SabotLlmRun *run, const SabotReply *reply)
 {
 	if (!run->unproven || reply->curl_code != 0 || reply->timed_out)
 		return;
-	(void) sabot_gate_good(run->endpoint->origin, run->spec->model, true);
+	(void) sabot_gate_good(run->endpoint, run->spec->model, true);
 	run->unproven = false;
 }
 
@@ -370,7 +367,7 @@ land(SabotLlmRun *run, SabotFlight *flight)
 		list_free(items);
 	}
 	else if (answer.fault == SABOT_FAULT_MODEL ||
-			 answer.fault == SABOT_FAULT_ENDPOINT)
+			 sabot_fault_is_servers(answer.fault))
 		server_failed(run, items, &answer);
 	else
 		item_failed(run, items, reply, &answer);

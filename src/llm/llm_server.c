@@ -42,15 +42,13 @@ exchange(SabotLlmRun *run, const char *path, const char *body,
 }
 
 /*
- * stop - stop the server, or the model on it, for what an answer says
+ * stop - stop the server, the model on it, or the endpoint, for what an
+ * answer says
  */
 static void
 stop(SabotLlmRun *run, const SabotAnswer *answer)
 {
-	bool		model_only = answer->fault == SABOT_FAULT_MODEL;
-
-	sabot_gate_fault(run->endpoint->origin,
-					 model_only ? run->spec->model : NULL,
+	sabot_gate_fault(run->endpoint, run->spec->model, answer->fault,
 					 answer->error ? answer->error : "does not answer",
 					 answer->retry_after_s);
 	run->warm = false;
@@ -80,7 +78,6 @@ probe(SabotLlmRun *run, bool was_stopped)
 		return true;
 	if (timed_out && run->settle && !was_stopped)
 		return true;
-	answer.fault = SABOT_FAULT_ENDPOINT;
 	stop(run, &answer);
 	return false;
 }
@@ -104,7 +101,7 @@ look_up_model(SabotLlmRun *run)
 												  &answer);
 
 	sabot_http_end(http);
-	if (answer.fault == SABOT_FAULT_ENDPOINT)
+	if (sabot_fault_is_servers(answer.fault))
 	{
 		stop(run, &answer);
 		return false;
@@ -167,7 +164,7 @@ sabot_llm_make_ready(SabotLlmRun *run, bool was_stopped)
 	{
 		ready = probe(run, was_stopped);
 		if (ready)
-			news = sabot_gate_good(run->endpoint->origin, NULL, false);
+			news = sabot_gate_good(run->endpoint, NULL, false);
 	}
 	if (ready && !run->looked_up)
 		ready = run->looked_up = look_up_model(run);
@@ -177,8 +174,7 @@ sabot_llm_make_ready(SabotLlmRun *run, bool was_stopped)
 	MemoryContextReset(run->answer_context);
 	if (ready)
 	{
-		news |= sabot_gate_good(run->endpoint->origin, run->spec->model,
-								false);
+		news |= sabot_gate_good(run->endpoint, run->spec->model, false);
 		run->settle = false;
 		run->unproven = true;
 	}

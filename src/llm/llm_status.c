@@ -162,10 +162,13 @@ put_endpoint(ReturnSetInfo *rsinfo, uint64 row)
 	HeapTuple	tuple = SPI_tuptable->vals[row];
 	TupleDesc	desc = SPI_tuptable->tupdesc;
 	char	   *url = SPI_getvalue(tuple, desc, 2);
-	char	   *origin = sabot_url_origin(url);
+	SabotEndpoint endpoint = {
+		.name = SPI_getvalue(tuple, desc, 1),
+		.origin = sabot_url_origin(url)
+	};
 	SabotServerState server;
-	bool		used = sabot_server_state(origin, &server);
-	ArrayType  *stopped = stopped_models(origin);
+	bool		used = sabot_server_state(&endpoint, &server);
+	ArrayType  *stopped = stopped_models(endpoint.origin);
 	Datum		values[11] = {0};
 	bool		nulls[11] = {0};
 

@@ -268,7 +268,9 @@ meaning_of(const char *words)
 static SabotFault
 fault_of_status(int status, Meaning meaning)
 {
-	if (status == 401 || status == 403 || status == 429 || status == 503)
+	if (status == 401 || status == 403)
+		return SABOT_FAULT_ACCESS;
+	if (status == 429 || status == 503)
 		return SABOT_FAULT_ENDPOINT;
 	if (status == 404 || meaning == MEANS_NO_MODEL || meaning == MEANS_NO_LOAD)
 		return SABOT_FAULT_MODEL;

@@ -133,8 +133,8 @@ next_due(void)
 /*
  * is_open - whether the server and model of a candidate are not stopped
  *
- * From the columns url and model of SPI's result; lowers *due to when they
- * are to be probed.
+ * From the columns url, model and endpoint of SPI's result; lowers *due to
+ * when they are to be probed.
  */
 static bool
 is_open(int row, TimestampTz *due)
@@ -143,11 +143,13 @@ is_open(int row, TimestampTz *due)
 	TupleDesc	desc = SPI_tuptable->tupdesc;
 	char	   *url = SPI_getvalue(tuple, desc, 4);
 	char	   *model = SPI_getvalue(tuple, desc, 5);
+	SabotEndpoint endpoint = {.name = SPI_getvalue(tuple, desc, 6)};
 	TimestampTz next_probe;
 
 	if (url == NULL)
 		return true;			/* it is for the job to fail */
-	if (!sabot_gate_is_closed(sabot_url_origin(url), model, &next_probe, NULL))
+	endpoint.origin = sabot_url_origin(url);
+	if (!sabot_gate_is_closed(&endpoint, model, &next_probe, NULL))
 		return true;
 	if (*due == 0 || next_probe < *due)
 		*due = next_probe;
@@ -176,8 +178,8 @@ find_candidates(Candidate *candidates, TimestampTz *due)
 	values[2] = Int64GetDatum(last_job);
 	values[3] = CStringGetTextDatum(SABOT_DEFAULT_URL);
 	nrows = sabot_spi("SELECT j.job_id, j.priority, j.state = 'paused',"
-					  " COALESCE(e.url, CASE l.endpoint WHEN 'default' THEN $4 END), l.model"
-					  " FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
+					  " COALESCE(e.url, CASE l.endpoint WHEN 'default' THEN $4 END), l.model,"
+					  " l.endpoint FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
 					  " LEFT JOIN sabot.llm_endpoint e ON e.name = l.endpoint"
 					  " LEFT JOIN sabot.llm_job p ON p.job_id = $3"
 					  " WHERE j.owner = $1 AND j.home = $2 AND (j.state = 'queued'"
