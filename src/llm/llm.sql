@@ -124,6 +124,17 @@ COMMENT ON COLUMN llm_failure.lost IS
 
 CREATE INDEX llm_failure_idx ON llm_failure (job_id, item);
 
+-- For the worker only, and of no use in a copy, so that no dump contains it.
+CREATE TABLE llm_refusal (
+	job_id        bigint  NOT NULL,
+	item          bigint  NOT NULL,
+	times         integer NOT NULL,
+	PRIMARY KEY (job_id, item)
+) USING heap;
+
+COMMENT ON TABLE llm_refusal IS
+	'how often the server refused items that wait (403, 429, 503), which may be its fault or theirs';
+
 CREATE TABLE llm_count (
 	job_id        bigint  NOT NULL PRIMARY KEY,
 	done          bigint  NOT NULL DEFAULT 0,

@@ -94,6 +94,7 @@ forget(Datum job_ids)
 		"DELETE FROM sabot.llm_item WHERE job_id = ANY ($1)",
 		"DELETE FROM sabot.llm_answer WHERE job_id = ANY ($1)",
 		"DELETE FROM sabot.llm_failure WHERE job_id = ANY ($1)",
+		"DELETE FROM sabot.llm_refusal WHERE job_id = ANY ($1)",
 		"DELETE FROM sabot.llm_count WHERE job_id = ANY ($1)"
 	};
 

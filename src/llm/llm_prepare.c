@@ -136,6 +136,7 @@ find_position(SabotLlmRun *run)
 
 	sabot_own_start_transaction(&own);
 	run->has_same = sabot_items_begin(run->job->job_id);
+	sabot_refusals_read(run);
 	(void) sabot_usage_count(run, false);
 	sabot_own_commit_transaction(&own);
 }

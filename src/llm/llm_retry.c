@@ -89,7 +89,9 @@ delete_answers(int64 job_id, const char *error_class)
 					 "  UNION SELECT i.item FROM sabot.llm_item i"
 					 "  JOIN own ON i.same_as = own.item WHERE i.job_id = $1),"
 					 " failures AS (DELETE FROM sabot.llm_failure f USING again"
-					 "  WHERE f.job_id = $1 AND f.item = again.item)"
+					 "  WHERE f.job_id = $1 AND f.item = again.item),"
+					 " refusals AS (DELETE FROM sabot.llm_refusal r USING again"
+					 "  WHERE r.job_id = $1 AND r.item = again.item)"
 					 " DELETE FROM sabot.llm_answer a USING again"
 					 " WHERE a.job_id = $1 AND a.item = again.item",
 					 2, types, values, nulls, 0);

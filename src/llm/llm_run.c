@@ -43,30 +43,20 @@
 #define NAP_MS			1000
 
 /*
- * fetch - get the next items that wait; false if there are none
- *
- * From the first one again when the end was reached: some may have been given
- * back, or become free, behind our back.
+ * fetch_more - get the next items after those fetched last; false if there are
+ * none
  */
 static bool
-fetch(SabotLlmRun *run)
+fetch_more(SabotLlmRun *run)
 {
 	MemoryContext caller = MemoryContextSwitchTo(run->context);
-	List	   *items;
+	List	   *items = sabot_items_fetch(run->spec->job_id, run->position,
+										  Max(FETCH_ITEMS, run->spec->batch_size),
+										  run->context);
+	bool		found = items != NIL;
 	List	   *batch = NIL;
 	ListCell   *lc;
 
-	items = sabot_items_fetch(run->spec->job_id, run->position,
-							  Max(FETCH_ITEMS, run->spec->batch_size),
-							  run->context);
-	if (items == NIL && !run->from_start && run->nflights == 0)
-	{
-		run->position = 0;
-		run->from_start = true;
-		items = sabot_items_fetch(run->spec->job_id, 0,
-								  Max(FETCH_ITEMS, run->spec->batch_size),
-								  run->context);
-	}
 	foreach(lc, items)
 	{
 		SabotLlmItem *item = lfirst(lc);
@@ -83,7 +73,25 @@ fetch(SabotLlmRun *run)
 		run->waiting = lappend(run->waiting, batch);
 	list_free(items);
 	MemoryContextSwitchTo(caller);
-	return run->waiting != NIL;
+	return found;
+}
+
+/*
+ * fetch - get items if none wait to be sent; false if there are none
+ *
+ * From the first one again when the end was reached: some may have been given
+ * back, or become free, behind our back.
+ */
+static bool
+fetch(SabotLlmRun *run)
+{
+	if (run->waiting != NIL || fetch_more(run))
+		return true;
+	if (run->from_start || run->nflights > 0)
+		return false;
+	run->position = 0;
+	run->from_start = true;
+	return fetch_more(run);
 }
 
 /*
@@ -190,10 +198,16 @@ fill_flights(SabotLlmRun *run)
 		List	   *items;
 
 		CHECK_FOR_INTERRUPTS();
-		if (run->waiting == NIL && !fetch(run))
+		if (!fetch(run))
 			return;
+		/* As long as nobody was served nobody knows whose fault it was. */
+		if (!run->served && !sabot_refusal_let_others_first(run) &&
+			fetch_more(run))
+			continue;
 		items = linitial(run->waiting);
-		if (list_length(items) > 1 && (run->careful || run->only_one))
+		if (list_length(items) > 1 &&
+			(run->careful || run->only_one ||
+			 sabot_refusal_is_doubtful(run, items)))
 		{
 			sabot_llm_split(run);
 			continue;
@@ -317,7 +331,10 @@ server_failed(SabotLlmRun *run, List *items, const SabotAnswer *answer)
 static void
 note_reply(SabotLlmRun *run, const SabotReply *reply)
 {
-	if (!run->unproven || reply->curl_code != 0 || reply->timed_out)
+	if (reply->curl_code != 0 || reply->timed_out)
+		return;
+	run->served = true;
+	if (!run->unproven)
 		return;
 	(void) sabot_gate_good(run->endpoint, run->spec->model, true);
 	run->unproven = false;
@@ -361,6 +378,8 @@ land(SabotLlmRun *run, SabotFlight *flight)
 	run->from_start = false;
 	if (answer.fault == SABOT_FAULT_NONE)
 		values = values_of(run, list_length(items), &answer);
+	if (sabot_refusal_is_items(run, items, reply, &answer))
+		answer.fault = SABOT_FAULT_ITEM_FINAL;
 	if (answer.fault == SABOT_FAULT_NONE)
 	{
 		sabot_llm_answered(run, items, reply, &answer, values);

@@ -93,6 +93,7 @@ typedef struct SabotLlmRun
 	int64		position;		/* last item fetched */
 	bool		from_start;		/* nothing was finished since the first item */
 	bool		has_same;		/* some items have the same prompt */
+	List	   *refused;		/* items that were, private to llm_refusal.c */
 	int			ndims;			/* of embeddings, 0 = none seen */
 
 	SabotFlight flights[SABOT_MAX_FLIGHTS];
@@ -101,6 +102,7 @@ typedef struct SabotLlmRun
 	bool		looked_up;		/* the server has the model */
 	bool		warm;			/* the model was loaded */
 	bool		unproven;		/* no item has had a reply since */
+	bool		served;			/* some item has had one */
 	bool		settle;			/* a request was given up: probe first */
 	bool		careful;		/* a worker was lost: note what is written */
 	bool		only_one;		/* paused by itself: try one item */
@@ -158,6 +160,15 @@ extern void sabot_llm_failed(SabotLlmRun *run, SabotLlmItem *item,
 							 const SabotReply *reply,
 							 const SabotAnswer *answer);
 extern void sabot_llm_reuse(SabotLlmRun *run, int64 same_as);
+
+/* in llm_refusal.c: items that a server refuses */
+extern void sabot_refusals_read(SabotLlmRun *run);
+extern bool sabot_refusal_is_doubtful(const SabotLlmRun *run,
+									  const List *items);
+extern bool sabot_refusal_let_others_first(SabotLlmRun *run);
+extern bool sabot_refusal_is_items(SabotLlmRun *run, const List *items,
+								   const SabotReply *reply,
+								   const SabotAnswer *answer);
 
 /* in llm_usage.c: what a worker uses */
 extern void sabot_usage_begin(SabotLlmRun *run);
