@@ -78,7 +78,7 @@ COMMENT ON TABLE llm_item IS 'rows of sources, with their prompts';
 COMMENT ON COLUMN llm_item.item IS 'number within the job, from 1';
 COMMENT ON COLUMN llm_item.same_as IS 'the first item with the same prompt, whose answer is reused';
 
-CREATE INDEX llm_item_same_idx ON llm_item (job_id, same_as)
+CREATE INDEX llm_item_same_idx ON llm_item (job_id, same_as, item)
 	WHERE same_as IS NOT NULL;
 
 CREATE TABLE llm_answer (

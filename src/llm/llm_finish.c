@@ -10,6 +10,10 @@
  * the commit itself fail all the same, the item is recorded as failed in
  * another one.
  *
+ * What says "it is not your fault, try again", as a deadlock does, is no
+ * item's error at once: the answer has been paid for, so it is written again,
+ * a few times, in a transaction of its own.
+ *
  * IDENTIFICATION
  *		src/llm/llm_finish.c
  *
@@ -22,6 +26,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "storage/latch.h"
 #include "utils/guc.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -30,21 +35,26 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 #include "jobs/job_run.h"
 #include "llm/llm_run.h"
 
-/* Items that take over another one's answer are written so many at a time. */
-#define REUSE_ITEMS 100
+/* So often is something written again that others were in the way of ... */
+#define WRITE_RETRIES 3
 
-/* An item and what becomes of it. */
-typedef struct Ending
+/* ... and first after so long, in ms, then twice as long each time. */
+#define WRITE_RETRY_MS 20
+
+/*
+ * is_passing - whether an error may be gone when the same is tried again
+ */
+static bool
+is_passing(int sqlstate)
 {
-	const SabotLlmItem *item;
-	SabotItemEnd end;
-	Jsonb	   *write;			/* value for the target, or NULL */
-	bool		failed_attempt; /* an attempt that failed is to be counted */
-} Ending;
+	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_TRANSACTION_ROLLBACK ||
+		sqlstate == ERRCODE_LOCK_NOT_AVAILABLE;
+}
 
 /*
  * fire_deferred - run the triggers that wait for the commit
@@ -66,7 +76,7 @@ fire_deferred(void)
  * error text if not exactly one row was hit, which the caller has to undo.
  */
 static const char *
-update_target(SabotLlmRun *run, const Ending *ending)
+update_target(SabotLlmRun *run, const SabotEnding *ending)
 {
 	int			guc_level = NewGUCNestLevel();
 	uint64		nrows = sabot_mapping_write(run->mapping, run->spec,
@@ -84,10 +94,11 @@ update_target(SabotLlmRun *run, const Ending *ending)
 /*
  * write_target - write a value into the target, or say why that failed
  *
- * In a subtransaction.  Cancel and the like are raised again.
+ * In a subtransaction.  Cancel and the like are raised again, and so is what
+ * may pass: with the locks of other items nobody gets out of a deadlock.
  */
 static const char *
-write_target(SabotLlmRun *run, const Ending *ending)
+write_target(SabotLlmRun *run, const SabotEnding *ending)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -109,8 +120,9 @@ write_target(SabotLlmRun *run, const Ending *ending)
 
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
-			sabot_agent_interrupted() != SABOT_INTERRUPT_NONE)
+		if (is_passing(error->sqlerrcode) ||
+			(error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+			 sabot_agent_interrupted() != SABOT_INTERRUPT_NONE))
 			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
@@ -131,7 +143,7 @@ write_target(SabotLlmRun *run, const Ending *ending)
  * none for those after it.  A timeout that comes when it is over is nobody's.
  */
 static const char *
-write_in_time(SabotLlmRun *run, const Ending *ending)
+write_in_time(SabotLlmRun *run, const SabotEnding *ending)
 {
 	const char *why;
 
@@ -148,7 +160,7 @@ write_in_time(SabotLlmRun *run, const Ending *ending)
  * note_write_failed - an answer could not be written
  */
 static void
-note_write_failed(Ending *ending, const char *why)
+note_write_failed(SabotEnding *ending, const char *why)
 {
 	/* The value is kept as the answer's text, which others may reuse. */
 	if (ending->end.response == NULL && ending->write)
@@ -167,7 +179,7 @@ note_write_failed(Ending *ending, const char *why)
  * In the transaction that wrote the target, with SPI connected.
  */
 static bool
-record(SabotLlmRun *run, Ending *endings, int n)
+record(SabotLlmRun *run, SabotEnding *endings, int n)
 {
 	SabotOwn	own;
 	bool		ours = true;
@@ -175,7 +187,7 @@ record(SabotLlmRun *run, Ending *endings, int n)
 	sabot_own_begin(&own);
 	for (int i = 0; i < n && ours; i++)
 	{
-		Ending	   *ending = &endings[i];
+		SabotEnding *ending = &endings[i];
 
 		if (ending->item->lost || run->careful)
 			sabot_item_survived(run->spec, ending->item);
@@ -194,9 +206,12 @@ record(SabotLlmRun *run, Ending *endings, int n)
 
 /*
  * commit_endings - write and record what became of items in one transaction
+ *
+ * Sets recorded in all of them, or in none if it is known already what became
+ * of one.
  */
 static void
-commit_endings(SabotLlmRun *run, Ending *endings, int n)
+commit_endings(SabotLlmRun *run, SabotEnding *endings, int n)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	bool		forgives = run->careful;
@@ -230,6 +245,8 @@ commit_endings(SabotLlmRun *run, Ending *endings, int n)
 		CommitTransactionCommand();
 	else
 		AbortOutOfAnyTransaction();
+	for (int i = 0; i < n; i++)
+		endings[i].recorded = ours;
 	/* Our losses were forgiven in the job's row. */
 	if (ours && forgives)
 		sabot_attempt_renew(run->job);
@@ -237,17 +254,15 @@ commit_endings(SabotLlmRun *run, Ending *endings, int n)
 }
 
 /*
- * finish_items - write and record what became of items, whatever happens
+ * try_endings - as commit_endings(), but return its error, or NULL
  *
- * If the transaction fails as a whole the items are done one by one, and
- * then without their targets.  Raises interrupts only, and what keeps sabot's
- * own tables from being written.
+ * In no transaction afterwards.  Raises interrupts.
  */
-static void
-finish_items(SabotLlmRun *run, Ending *endings, int n)
+static ErrorData *
+try_endings(SabotLlmRun *run, SabotEnding *endings, int n)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	char	   *volatile why = NULL;
+	MemoryContext volatile caller = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
 
 	PG_TRY();
 	{
@@ -255,42 +270,81 @@ finish_items(SabotLlmRun *run, Ending *endings, int n)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
-		bool		write = false;
-
-		for (int i = 0; i < n; i++)
-			write |= endings[i].write != NULL;
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
 		disable_all_timeouts(false);
-		if (sabot_agent_interrupted() != SABOT_INTERRUPT_NONE || !write)
+		if (sabot_agent_interrupted() != SABOT_INTERRUPT_NONE)
 			PG_RE_THROW();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		MemoryContextSwitchTo(caller);
-		why = error->message;
 	}
 	PG_END_TRY();
-	if (why == NULL)
+	return error;
+}
+
+/*
+ * rest - leave others the time to get out of the way, after so many tries
+ */
+static void
+rest(int tries)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 WRITE_RETRY_MS << (tries - 1), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * finish_one - write and record what became of an item, whatever happens
+ *
+ * If that fails again and again it is recorded as that item's error.
+ */
+static void
+finish_one(SabotLlmRun *run, SabotEnding *ending)
+{
+	ErrorData  *error;
+	int			tries = 0;
+
+	while ((error = try_endings(run, ending, 1)) != NULL)
+	{
+		if (is_passing(error->sqlerrcode) && tries < WRITE_RETRIES)
+			rest(++tries);
+		else if (ending->write == NULL)
+			ReThrowError(error);
+		else
+			note_write_failed(ending, error->message);
+	}
+}
+
+/*
+ * sabot_llm_finish - write and record what became of items, whatever happens
+ *
+ * If the transaction fails as a whole the items are done one by one, and
+ * then without their targets.  Raises interrupts only, and what keeps sabot's
+ * own tables from being written.  In no transaction.
+ */
+void
+sabot_llm_finish(SabotLlmRun *run, SabotEnding *endings, int n)
+{
+	if (n > 1 && try_endings(run, endings, n) == NULL && endings[0].recorded)
 		return;
 	for (int i = 0; i < n; i++)
-	{
-		if (n == 1)
-			note_write_failed(&endings[i], why);
-		finish_items(run, &endings[i], 1);
-	}
+		finish_one(run, &endings[i]);
 }
 
 /*
  * after_items - what follows when items have ended
  */
 static void
-after_items(SabotLlmRun *run, Ending *endings, int n)
+after_items(SabotLlmRun *run, SabotEnding *endings, int n)
 {
 	run->careful = false;
 	for (int i = 0; i < n; i++)
 	{
-		if (strcmp(endings[i].end.state, "done") == 0)
+		if (!endings[i].recorded)
+			 /* somebody else has done that, whatever it was */ ;
+		else if (strcmp(endings[i].end.state, "done") == 0)
 		{
 			run->unanswered = 0;
 			run->answered = true;
@@ -304,14 +358,15 @@ after_items(SabotLlmRun *run, Ending *endings, int n)
 }
 
 /*
- * note_careful - after the loss of a worker, note whose answers are about to
+ * sabot_llm_note_careful - after the loss of a worker, note whose answers are about to
  * be written, as one of them may be why it was lost
  *
  * That is all that may be an item's fault: while a request is under way there
  * is nothing of an item that could harm the worker.
  */
-static void
-note_careful(SabotLlmRun *run, const Ending *endings, int n)
+void
+sabot_llm_note_careful(SabotLlmRun *run, const SabotEnding *endings,
+					   int n)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	SabotOwn	own;
@@ -340,11 +395,11 @@ sabot_llm_answered(SabotLlmRun *run, List *items, const SabotReply *reply,
 				   const SabotAnswer *answer, Jsonb **values)
 {
 	int			n = list_length(items);
-	Ending	   *endings = palloc0(sizeof(Ending) * n);
+	SabotEnding *endings = palloc0(sizeof(SabotEnding) * n);
 
 	for (int i = 0; i < n; i++)
 	{
-		Ending	   *ending = &endings[i];
+		SabotEnding *ending = &endings[i];
 
 		ending->item = list_nth(items, i);
 		ending->write = values[i];
@@ -357,8 +412,8 @@ sabot_llm_answered(SabotLlmRun *run, List *items, const SabotReply *reply,
 		ending->end.answer = answer;
 		ending->end.digest = run->digest;
 	}
-	note_careful(run, endings, n);
-	finish_items(run, endings, n);
+	sabot_llm_note_careful(run, endings, n);
+	sabot_llm_finish(run, endings, n);
 	after_items(run, endings, n);
 }
 
@@ -374,7 +429,7 @@ sabot_llm_unanswered(SabotLlmRun *run, SabotLlmItem *item,
 					 bool failed_attempt)
 {
 	Jsonb	   *fallback = item->lost ? NULL : run->fallback;
-	Ending		ending = {0};
+	SabotEnding ending = {0};
 
 	ending.item = item;
 	ending.write = fallback;
@@ -389,8 +444,8 @@ sabot_llm_unanswered(SabotLlmRun *run, SabotLlmItem *item,
 	ending.end.latency_ms = reply ? reply->latency_us / 1000.0 : -1;
 	ending.end.answer = reply ? answer : NULL;
 	ending.end.digest = run->digest;
-	note_careful(run, &ending, 1);
-	finish_items(run, &ending, 1);
+	sabot_llm_note_careful(run, &ending, 1);
+	sabot_llm_finish(run, &ending, 1);
 	after_items(run, &ending, 1);
 }
 
@@ -411,44 +466,6 @@ sabot_llm_failed(SabotLlmRun *run, SabotLlmItem *item,
 }
 
 /*
- * same_ending - what becomes of an item whose prompt another one had
- */
-static void
-same_ending(SabotLlmRun *run, SabotLlmSame *same, Ending *ending)
-{
-	char	   *violation;
-
-	ending->item = &same->item;
-	ending->end.state = same->state;
-	ending->end.response = same->response;
-	ending->end.value = same->value;
-	ending->end.error_class = same->error_class;
-	ending->end.error = same->error;
-	ending->end.latency_ms = -1;
-	ending->end.digest = same->digest;
-	if (same->fell_back && run->fallback)
-	{
-		/* Its response was rejected, also if the fallback was not written. */
-		ending->end.state = "fallback";
-		ending->end.answered_by = "fallback";
-		ending->end.value = run->fallback;
-	}
-	else if (strcmp(same->state, "done") == 0)
-		ending->end.answered_by = "reuse";
-	else if (same->error_class == SABOT_LLM_WRITE_FAILED && same->response &&
-			 !same->fell_back)
-	{
-		/* It was that row's trouble: this one may take the answer. */
-		ending->end.state = "done";
-		ending->end.answered_by = "reuse";
-		ending->end.error_class = SABOT_LLM_OK;
-		ending->end.error = NULL;
-		ending->end.value = sabot_llm_value(run, same->response, &violation);
-	}
-	ending->write = ending->end.value;
-}
-
-/*
  * sabot_llm_value - the value of an answer's text, or NULL with *violation
  *
  * Of an embedding that could not be written the text is its vector.
@@ -460,40 +477,4 @@ sabot_llm_value(SabotLlmRun *run, const char *text, char **violation)
 		return DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 												  CStringGetDatum(text)));
 	return sabot_mapping_value(run->mapping, run->spec, text, violation);
-}
-
-/*
- * sabot_llm_reuse - give the answer of an item to all others with the same
- * prompt, or with 0 do so for all items that have been answered
- */
-void
-sabot_llm_reuse(SabotLlmRun *run, int64 same_as)
-{
-	MemoryContext context = AllocSetContextCreate(run->context,
-												  "sabot LLM reuse",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext caller = MemoryContextSwitchTo(context);
-	int			n;
-
-	do
-	{
-		Ending		endings[REUSE_ITEMS] = {0};
-		List	   *items;
-		TimestampTz begin;
-
-		MemoryContextReset(context);
-		CHECK_FOR_INTERRUPTS();
-		begin = GetCurrentTimestamp();
-		items = sabot_items_same(run->spec->job_id, same_as, REUSE_ITEMS,
-								 context);
-		n = list_length(items);
-		MemoryContextSwitchTo(context);
-		for (int i = 0; i < n; i++)
-			same_ending(run, list_nth(items, i), &endings[i]);
-		if (n > 0)
-			finish_items(run, endings, n);
-		sabot_http_extend(GetCurrentTimestamp() - begin);
-	} while (n == REUSE_ITEMS);
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(context);
 }

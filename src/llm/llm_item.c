@@ -174,15 +174,22 @@ sabot_items_fetch(int64 job_id, int64 after, int limit,
  * sabot_items_same - up to limit items that wait and have the same prompt as
  * an item that is finished; as that item, or with 0 as any
  *
- * Returns a list of SabotLlmSame in the given context.  In no transaction.
+ * Those after *place, in the order of their index, and *place is that of the
+ * last one then: who goes on from the start each time passes by all that are
+ * done already.  Returns a list of SabotLlmSame in the given context.  In no
+ * transaction.
  */
 List *
-sabot_items_same(int64 job_id, int64 same_as, int limit,
-				 MemoryContext context)
+sabot_items_same(int64 job_id, int64 same_as, SabotSamePlace *place,
+				 int limit, MemoryContext context)
 {
-	Oid			types[] = {INT8OID, INT8OID, INT8OID, INT4OID};
-	Datum		values[] = {Int64GetDatum(job_id), Int64GetDatum(same_as),
-	Int64GetDatum(same_as == 0 ? PG_INT64_MAX : same_as), Int32GetDatum(limit)};
+	Oid			types[] = {INT8OID, INT8OID, INT8OID, INT4OID, INT8OID, INT8OID};
+	Datum		values[] = {
+		Int64GetDatum(job_id), Int64GetDatum(same_as),
+		Int64GetDatum(same_as == 0 ? PG_INT64_MAX : same_as),
+		Int32GetDatum(limit), Int64GetDatum(place->same_as),
+		Int64GetDatum(place->item)
+	};
 	List	   *items = NIL;
 	SabotOwn	own;
 	MemoryContext old;
@@ -190,19 +197,22 @@ sabot_items_same(int64 job_id, int64 same_as, int limit,
 
 	sabot_own_start_transaction(&own);
 	use_indexes();
-	n = sabot_spi("SELECT i.item, i.key, i.prompt, 0::bigint, 0::bigint,"
+	n = sabot_spi("SELECT i.item, i.key, i.prompt, 0::bigint,"
+				  " (SELECT count(*) FROM sabot.llm_failure l"
+				  "  WHERE l.job_id = i.job_id AND l.item = i.item AND l.lost),"
 				  " f.state, f.response, f.value, f.error_class, f.error, f.model_digest,"
-				  " COALESCE(f.answered_by, '')"
+				  " COALESCE(f.answered_by, ''), i.same_as"
 				  " FROM sabot.llm_item i CROSS JOIN LATERAL"
 				  "  (SELECT a.* FROM sabot.llm_answer a"
 				  "  WHERE a.job_id = i.job_id AND a.item BETWEEN i.same_as AND i.same_as"
 				  "  ORDER BY a.item OFFSET 0) f"
 				  " WHERE i.job_id = $1 AND i.same_as BETWEEN $2 AND $3"
+				  " AND (i.same_as, i.item) > ($5, $6)"
 				  " AND NOT EXISTS (SELECT FROM sabot.llm_answer a"
 				  "  WHERE a.job_id = i.job_id AND a.item BETWEEN i.item AND i.item"
 				  "  ORDER BY a.item OFFSET 0)"
-				  " ORDER BY i.job_id, i.same_as LIMIT $4",
-				  4, types, values, NULL, 0);
+				  " ORDER BY i.job_id, i.same_as, i.item LIMIT $4",
+				  6, types, values, NULL, 0);
 	old = MemoryContextSwitchTo(context);
 	for (int i = 0; i < n; i++)
 	{
@@ -219,6 +229,8 @@ sabot_items_same(int64 job_id, int64 same_as, int limit,
 		same->error = column_text(i, 10);
 		same->digest = column_text(i, 11);
 		same->fell_back = strcmp(column_text(i, 12), "fallback") == 0;
+		place->same_as = column_int8(i, 13);
+		place->item = same->item.item;
 		items = lappend(items, same);
 	}
 	MemoryContextSwitchTo(old);

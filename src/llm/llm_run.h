@@ -41,6 +41,13 @@ typedef struct SabotLlmSame
 	bool		fell_back;		/* to the fallback, written or not */
 } SabotLlmSame;
 
+/* Where one is in the order of such items. */
+typedef struct SabotSamePlace
+{
+	int64		same_as;
+	int64		item;
+} SabotSamePlace;
+
 /* What became of an item. */
 typedef struct SabotItemEnd
 {
@@ -55,6 +62,16 @@ typedef struct SabotItemEnd
 	const SabotAnswer *answer;	/* the server's account, or NULL */
 	const char *digest;			/* of the model, or NULL */
 } SabotItemEnd;
+
+/* An item and what becomes of it. */
+typedef struct SabotEnding
+{
+	const SabotLlmItem *item;
+	SabotItemEnd end;
+	Jsonb	   *write;			/* value for the target, or NULL */
+	bool		failed_attempt; /* an attempt that failed is to be counted */
+	bool		recorded;		/* this is what became of it, by us */
+} SabotEnding;
 
 /* What was used for a job: by one worker since it last said so, or in all. */
 typedef struct SabotLlmUsage
@@ -123,7 +140,8 @@ typedef struct SabotLlmRun
 extern bool sabot_items_begin(int64 job_id);
 extern List *sabot_items_fetch(int64 job_id, int64 after, int limit,
 							   MemoryContext context);
-extern List *sabot_items_same(int64 job_id, int64 same_as, int limit,
+extern List *sabot_items_same(int64 job_id, int64 same_as,
+							  SabotSamePlace *place, int limit,
 							  MemoryContext context);
 extern bool sabot_item_finish(const SabotLlmSpec *spec,
 							  const SabotLlmItem *item,
@@ -159,6 +177,11 @@ extern void sabot_llm_unanswered(SabotLlmRun *run, SabotLlmItem *item,
 extern void sabot_llm_failed(SabotLlmRun *run, SabotLlmItem *item,
 							 const SabotReply *reply,
 							 const SabotAnswer *answer);
+extern void sabot_llm_finish(SabotLlmRun *run, SabotEnding *endings, int n);
+extern void sabot_llm_note_careful(SabotLlmRun *run,
+								   const SabotEnding *endings, int n);
+
+/* in llm_same.c: items with the same prompt as another one */
 extern void sabot_llm_reuse(SabotLlmRun *run, int64 same_as);
 
 /* in llm_refusal.c: items that a server refuses */
