@@ -56,10 +56,11 @@ sabot_job_of_caller(int64 job_id)
 	sabot_pool_require();
 	SPI_connect();
 	sabot_own_begin(&own);
-	exists = sabot_spi("SELECT true, home, state::text, owner, owner_name"
+	exists = sabot_spi("SELECT true, home, state::text, owner, owner_name,"
+					   " state = 'paused' AND reason IS NOT DISTINCT FROM 'paused by its owner'"
 					   " FROM sabot.job WHERE job_id = $1"
 					   " UNION ALL"
-					   " SELECT false, home, state::text, owner, owner_name"
+					   " SELECT false, home, state::text, owner, owner_name, false"
 					   " FROM sabot.job_history WHERE job_id = $1",
 					   1, types, values, NULL, 1) > 0;
 	if (exists)
@@ -73,6 +74,7 @@ sabot_job_of_caller(int64 job_id)
 		found.state = MemoryContextStrdup(caller, SPI_getvalue(row, desc, 3));
 		owner = SPI_getbinval(row, desc, 4, &isnull);
 		owner_name = *DatumGetName(SPI_getbinval(row, desc, 5, &isnull));
+		found.paused_by_owner = DatumGetBool(SPI_getbinval(row, desc, 6, &isnull));
 	}
 	sabot_own_end(&own);
 	SPI_finish();
@@ -167,7 +169,8 @@ sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason)
 		cancel_open(job_id);
 	else
 		sabot_spi("UPDATE sabot.job SET state = 'paused', reason = 'paused by its owner'"
-				  " WHERE job_id = $1 AND state <> 'paused'",
+				  " WHERE job_id = $1 AND (state <> 'paused'"
+				  "  OR reason IS DISTINCT FROM 'paused by its owner')",
 				  1, types, values, NULL, 0);
 	sabot_own_end(&own);
 	PopActiveSnapshot();
@@ -197,7 +200,8 @@ sabot_cancel_job(PG_FUNCTION_ARGS)
  * SQL: sabot.pause_job(job_id bigint) RETURNS boolean - do not run a job until
  * it is resumed; one that runs is rolled back first
  *
- * True if it was unfinished and not paused.  Takes effect at commit.
+ * True if it was unfinished and not paused by its owner: one that had paused
+ * by itself stays so, whatever becomes of the cause.  Takes effect at commit.
  */
 Datum
 sabot_pause_job(PG_FUNCTION_ARGS)
@@ -205,7 +209,7 @@ sabot_pause_job(PG_FUNCTION_ARGS)
 	int64		job_id = PG_GETARG_INT64(0);
 	SabotFoundJob found = sabot_job_of_caller(job_id);
 
-	if (!found.open || strcmp(found.state, "paused") == 0)
+	if (!found.open || found.paused_by_owner)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.pause_job()");
 	sabot_pending_interrupt(job_id, SABOT_INTERRUPT_PAUSE);

@@ -376,6 +376,7 @@ extern bool sabot_direct_run_next(void);
 typedef struct SabotFoundJob
 {
 	bool		open;			/* in sabot.job, not in history */
+	bool		paused_by_owner;	/* and not by itself */
 	int64		home;
 	char	   *state;
 } SabotFoundJob;

@@ -209,6 +209,8 @@ file_problem(SabotEndpointProblem *problem, const char *name,
 	problem->message = psprintf("could not read the secret of LLM endpoint \"%s\" from file \"%s\": %s",
 								name, path, error ? strerror(error) : detail);
 	problem->hint = "Make the file readable for the server's user, or give the secret again with sabot.add_llm_endpoint().";
+	problem->no_secret = psprintf("its secret cannot be read: %s",
+								  error ? strerror(error) : detail);
 }
 
 /*
@@ -351,6 +353,7 @@ find_row(const char *name, Oid role, bool *has_row,
 		psprintf("permission denied for LLM endpoint \"%s\"", name) :
 		psprintf("LLM endpoint \"%s\" does not exist", name);
 	problem->hint = hint_usable(role);
+	problem->no_secret = NULL;
 	return false;
 }
 
@@ -384,10 +387,25 @@ sabot_endpoint_find(const char *name, Oid role, SabotEndpointProblem *problem)
 	{
 		problem->message = MemoryContextStrdup(caller, problem->message);
 		problem->hint = MemoryContextStrdup(caller, problem->hint);
+		if (problem->no_secret)
+			problem->no_secret = MemoryContextStrdup(caller,
+													 problem->no_secret);
 	}
 	sabot_own_end(&own);
 	SPI_finish();
 	return endpoint;
+}
+
+/*
+ * sabot_endpoint_raise - raise what is wrong with an endpoint
+ */
+void
+sabot_endpoint_raise(const SabotEndpointProblem *problem)
+{
+	ereport(ERROR,
+			(errcode(problem->sqlerrcode),
+			 errmsg("%s", problem->message),
+			 errhint("%s", problem->hint)));
 }
 
 /*
@@ -402,9 +420,6 @@ sabot_endpoint_read(const char *name, Oid role)
 	SabotEndpoint *endpoint = sabot_endpoint_find(name, role, &problem);
 
 	if (endpoint == NULL)
-		ereport(ERROR,
-				(errcode(problem.sqlerrcode),
-				 errmsg("%s", problem.message),
-				 errhint("%s", problem.hint)));
+		sabot_endpoint_raise(&problem);
 	return endpoint;
 }

@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * llm_endpoint.h
- *		The registry of endpoints: between the file that reads it and the one
- *		that changes it.
+ *		The registry of endpoints, beyond what llm.h has of it.
  *
  * IDENTIFICATION
  *		src/llm/llm_endpoint.h
@@ -27,10 +26,13 @@ typedef struct SabotEndpointProblem
 	int			sqlerrcode;
 	const char *message;
 	const char *hint;
+	const char *no_secret;		/* the file of its secret cannot be read now:
+								 * why; or NULL */
 } SabotEndpointProblem;
 
 extern Oid	sabot_endpoint_table(void);
 extern SabotEndpoint *sabot_endpoint_find(const char *name, Oid role,
 										  SabotEndpointProblem *problem);
+extern void sabot_endpoint_raise(const SabotEndpointProblem *problem);
 
 #endif							/* SABOT_LLM_ENDPOINT_H */

@@ -66,9 +66,16 @@ sabot_llm_leave(SabotLlmRun *run)
 	sabot_own_commit_transaction(&own);
 }
 
+/* How the job's row is as long as nobody has paused or resumed it meanwhile. */
+#define AS_QUEUED	"state = 'queued'"
+#define AS_TRIED	"state = 'paused' AND reason IS DISTINCT FROM 'paused by its owner'"
+
 /*
  * sabot_llm_pause - too many items in a row had no answer: pause the job, and
  * say when one is tried
+ *
+ * What the job's owner has asked for in the meantime goes before that: one
+ * that he has resumed is left to run.
  */
 void
 sabot_llm_pause(SabotLlmRun *run)
@@ -80,6 +87,7 @@ sabot_llm_pause(SabotLlmRun *run)
 													   sabot_llm_pause_retry);
 	char	   *reason;
 	SabotOwn	own;
+	bool		paused;
 
 	if (run->only_one)
 		reason = psprintf("items get no answer, the last try was at %s",
@@ -94,15 +102,21 @@ sabot_llm_pause(SabotLlmRun *run)
 
 	sabot_own_start_transaction(&own);
 	(void) sabot_usage_count(run, false);
-	sabot_spi("UPDATE sabot.llm_job SET retry_at = $3 WHERE job_id = $1",
-			  3, types, values, nulls, 0);
-	sabot_spi("UPDATE sabot.job SET state = 'paused', reason = $2 WHERE job_id = $1",
-			  2, types, values, nulls, 0);
-	run->job->state = sabot_catalog(false)->states[SABOT_JOB_PAUSED];
-	if (!run->only_one)
-		sabot_job_notify(run->job, SABOT_JOB_PAUSED);
+	paused = sabot_spi(run->only_one ?
+					   "UPDATE sabot.job SET reason = $2 WHERE job_id = $1 AND " AS_TRIED :
+					   "UPDATE sabot.job SET state = 'paused', reason = $2"
+					   " WHERE job_id = $1 AND " AS_QUEUED,
+					   2, types, values, nulls, 0) > 0;
+	if (paused)
+	{
+		sabot_spi("UPDATE sabot.llm_job SET retry_at = $3 WHERE job_id = $1",
+				  3, types, values, nulls, 0);
+		run->job->state = sabot_catalog(false)->states[SABOT_JOB_PAUSED];
+		if (!run->only_one)
+			sabot_job_notify(run->job, SABOT_JOB_PAUSED);
+	}
 	sabot_own_commit_transaction(&own);
-	if (!run->only_one)
+	if (paused && !run->only_one)
 		ereport(WARNING,
 				(errmsg("LLM job " INT64_FORMAT " was paused: %s",
 						run->job->job_id, reason),
@@ -111,6 +125,8 @@ sabot_llm_pause(SabotLlmRun *run)
 
 /*
  * sabot_llm_resume - the item that was tried has an answer: the job goes on
+ *
+ * Unless its owner has paused it meanwhile: then it is left.
  */
 void
 sabot_llm_resume(SabotLlmRun *run)
@@ -122,9 +138,14 @@ sabot_llm_resume(SabotLlmRun *run)
 	sabot_own_start_transaction(&own);
 	sabot_spi("UPDATE sabot.llm_job SET retry_at = NULL WHERE job_id = $1",
 			  1, types, values, NULL, 0);
-	sabot_spi("UPDATE sabot.job SET state = 'queued', reason = NULL WHERE job_id = $1",
+	sabot_spi("UPDATE sabot.job SET state = 'queued', reason = NULL"
+			  " WHERE job_id = $1 AND " AS_TRIED,
 			  1, types, values, NULL, 0);
-	run->job->state = sabot_catalog(false)->states[SABOT_JOB_QUEUED];
+	if (sabot_spi("SELECT FROM sabot.job WHERE job_id = $1 AND " AS_QUEUED,
+				  1, types, values, NULL, 0) == 0)
+		run->leaving = true;
+	else
+		run->job->state = sabot_catalog(false)->states[SABOT_JOB_QUEUED];
 	sabot_own_commit_transaction(&own);
 	sabot_attempt_renew(run->job);
 	run->only_one = false;

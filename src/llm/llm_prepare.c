@@ -5,7 +5,8 @@
  *		its endpoint, read its source once, understand its target.
  *
  * All of it is the job's own business: an error here fails the job, as an
- * error of its command would.
+ * error of its command would.  But for one: the file with the endpoint's
+ * secret is its admin's, and may be about to be replaced.
  *
  * IDENTIFICATION
  *		src/llm/llm_prepare.c
@@ -23,13 +24,43 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "llm/llm_endpoint.h"
 #include "llm/llm_run.h"
+
+/*
+ * find_endpoint - find out where the job's requests are to be sent
+ *
+ * If the endpoint's secret is in a file that cannot be read the endpoint is
+ * stopped, as if the server had refused it, and the job waits.  Raises what
+ * else is wrong.  In a transaction.
+ */
+static void
+find_endpoint(SabotLlmRun *run)
+{
+	SabotEndpoint unread = {.name = run->spec->endpoint};
+	SabotEndpointProblem problem;
+	MemoryContext old = MemoryContextSwitchTo(run->context);
+
+	run->endpoint_epoch = sabot_endpoint_epoch();
+	run->endpoint = sabot_endpoint_find(run->spec->endpoint, run->job->owner,
+										&problem);
+	MemoryContextSwitchTo(old);
+	if (run->endpoint != NULL)
+		return;
+	if (problem.no_secret == NULL)
+		sabot_endpoint_raise(&problem);
+	sabot_gate_fault(&unread, NULL, SABOT_FAULT_ACCESS, problem.no_secret, 0);
+	ereport(LOG,
+			(errmsg("%s", problem.message),
+			 errdetail("LLM job " INT64_FORMAT " waits for it.",
+					   run->job->job_id)));
+}
 
 /*
  * read_spec - read what the job asks for and where it is to be sent
  *
- * Returns false if the job has nothing to ask for, which can be only if its
- * row was made by hand.
+ * Returns false if the job cannot begin now, or has nothing to ask for, which
+ * can be only if its row was made by hand.
  */
 static bool
 read_spec(SabotLlmRun *run)
@@ -37,24 +68,19 @@ read_spec(SabotLlmRun *run)
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(run->job->job_id)};
 	SabotOwn	own;
-	MemoryContext old;
 
 	sabot_own_start_transaction(&own);
 	run->spec = sabot_spec_read(run->job->job_id, run->context);
 	if (run->spec != NULL)
 	{
-		run->endpoint_epoch = sabot_endpoint_epoch();
-		old = MemoryContextSwitchTo(run->context);
-		run->endpoint = sabot_endpoint_read(run->spec->endpoint,
-											run->job->owner);
-		MemoryContextSwitchTo(old);
-		if (!run->only_one)
+		find_endpoint(run);
+		if (run->endpoint && !run->only_one)
 			sabot_spi("UPDATE sabot.llm_job SET retry_at = NULL"
 					  " WHERE job_id = $1 AND retry_at IS NOT NULL",
 					  1, types, values, NULL, 0);
 	}
 	sabot_own_commit_transaction(&own);
-	return run->spec != NULL;
+	return run->endpoint != NULL;
 }
 
 /*

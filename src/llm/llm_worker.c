@@ -36,6 +36,9 @@ static const int idle_timeout = 5;
 /* A job that cannot be run this moment is looked at again after so long. */
 #define LOOK_AGAIN_MS	1000
 
+/* Pairs that are looked at; the pool has no more. */
+#define MAX_PAIRS		4096
+
 /* Jobs looked at, in the order in which they are to run. */
 #define CANDIDATES		100
 
@@ -299,30 +302,26 @@ detach(bool interrupted)
 }
 
 /*
- * probe - have workers started for the roles that have LLM jobs here
+ * owners_of_jobs - the roles that have LLM jobs here to be run
+ *
+ * In the current memory context, in no transaction.
  */
-static void
-probe(void)
+static List *
+owners_of_jobs(void)
 {
 	Oid			types[] = {INT8OID};
 	Datum		values[1];
 	MemoryContext context = CurrentMemoryContext;
 	List	   *owners = NIL;
-	ListCell   *lc;
 	SabotOwn	own;
-	bool		exists;
 	int			n;
 
-	StartTransactionCommand();
-	exists = sabot_catalog(true) != NULL;
-	CommitTransactionCommand();
-	if (!exists)
-		return;
 	sabot_own_start_transaction(&own);
 	values[0] = Int64GetDatum(sabot_catalog(false)->home);
 	n = sabot_spi("SELECT DISTINCT j.owner FROM sabot.llm_job l"
 				  " JOIN sabot.job j ON j.job_id = l.job_id WHERE j.home = $1"
-				  " AND (j.state IN ('queued', 'scheduled') OR l.retry_at IS NOT NULL)",
+				  " AND (j.state IN ('queued', 'scheduled') OR (l.retry_at IS NOT NULL"
+				  " AND j.reason IS DISTINCT FROM 'paused by its owner'))",
 				  1, types, values, NULL, 0);
 	for (int i = 0; i < n; i++)
 	{
@@ -336,8 +335,47 @@ probe(void)
 	}
 	sabot_own_commit_transaction(&own);
 	MemoryContextSwitchTo(context);
+	return owners;
+}
+
+/*
+ * forgive_pairs - forget that workers of roles without LLM jobs here failed:
+ * the next job of theirs is to find out anew
+ *
+ * pairs are the n pairs there were before the owners of jobs were looked for.
+ */
+static void
+forgive_pairs(const SabotPair *pairs, int n, List *owners)
+{
+	for (int i = 0; i < n; i++)
+		if (pairs[i].key.dbid == MyDatabaseId && pairs[i].failures > 0 &&
+			pairs[i].key.crew == SABOT_LLM_WORKERS &&
+			!list_member_oid(owners, pairs[i].key.roleid))
+			(void) sabot_pool_forgive_pair(pairs[i].key, pairs[i].wake_seq);
+}
+
+/*
+ * probe - have workers started for the roles that have LLM jobs here
+ */
+static void
+probe(void)
+{
+	SabotPair  *pairs = palloc(sizeof(SabotPair) * MAX_PAIRS);
+	int			npairs = sabot_pool_copy_pairs(pairs, MAX_PAIRS);
+	List	   *owners = NIL;
+	ListCell   *lc;
+	MemoryContext context = CurrentMemoryContext;
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = sabot_catalog(true) != NULL;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	if (exists)
+		owners = owners_of_jobs();
 	foreach(lc, owners)
 		sabot_jobs_probe_owner(lfirst_oid(lc), SABOT_LLM_WORKERS);
+	forgive_pairs(pairs, npairs, owners);
 }
 
 /*
