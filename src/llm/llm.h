@@ -125,6 +125,7 @@ typedef struct SabotAnswer
 	SabotErrorClass error_class;
 	SabotFault	fault;
 	char	   *error;			/* message, NULL if there is none */
+	char	   *public_error;	/* the same without the server's own words */
 	char	   *text;			/* the model's words, kept even if rejected */
 	int			nvectors;		/* embeddings: as many as inputs */
 	int			ndims;

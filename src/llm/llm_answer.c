@@ -220,6 +220,7 @@ static void
 read_reply(const SabotReply *reply, Reading *reading, Reader reader)
 {
 	SabotAnswer *answer = reading->answer;
+	const char *model = reading->spec ? reading->spec->model : reading->model;
 	cJSON	   *json;
 
 	memset(answer, 0, sizeof(*answer));
@@ -227,7 +228,7 @@ read_reply(const SabotReply *reply, Reading *reading, Reader reader)
 	answer->load_ms = answer->queue_ms = answer->output_ms = -1;
 	answer->prompt_tokens = answer->output_tokens = -1;
 
-	if (!sabot_verdict_delivered(reading->endpoint, reply, answer))
+	if (!sabot_verdict_delivered(reading->endpoint, model, reply, answer))
 		return;
 	json = parse_reply(reply, answer);
 	if (json == NULL)
@@ -239,7 +240,7 @@ read_reply(const SabotReply *reply, Reading *reading, Reader reader)
 		sabot_json_string(error, "message") : cJSON_GetStringValue(error);
 
 		if (error != NULL && !cJSON_IsNull(error))
-			sabot_verdict_words(reading->endpoint,
+			sabot_verdict_words(reading->endpoint, model,
 								words == NULL ? "unknown" : words, answer);
 		else
 			reader(json, reading);
@@ -577,7 +578,7 @@ sabot_answer_read_probe(const SabotEndpoint *endpoint, const SabotReply *reply,
 	{
 		answer->error_class = SABOT_LLM_OK;
 		answer->fault = SABOT_FAULT_NONE;
-		answer->error = NULL;
+		answer->error = answer->public_error = NULL;
 	}
 	if (answer->fault != SABOT_FAULT_NONE &&
 		answer->fault != SABOT_FAULT_ACCESS)

@@ -64,33 +64,48 @@ sabot_permit_shmem_init(void)
 }
 
 /*
+ * is_used_locked - whether a server has requests open, or somebody waits for
+ * a permit of it
+ */
+static bool
+is_used_locked(const SabotServer *server)
+{
+	int			n = server - sabot_permits->servers;
+
+	if (server->in_flight > 0)
+		return true;
+	for (int i = 0; i < SABOT_MAX_HOLDERS; i++)
+		if (sabot_permits->holders[i].ticket != 0 &&
+			sabot_permits->holders[i].server == n)
+			return true;
+	return false;
+}
+
+/*
  * find_server_locked - the entry of a server; NULL if there is none, or, with
  * enter, no room for one
  *
- * After a restart nobody knows what the server is busy with: a new entry is
- * suspect.
+ * Room is made of what was not used for longest.  After a restart nobody knows
+ * what the server is busy with: a new entry is suspect.
  */
 static SabotServer *
 find_server_locked(const char *origin, bool enter)
 {
-	SabotServer	   *oldest = NULL;
+	SabotServer *oldest = NULL;
 
 	for (int i = 0; i < SABOT_MAX_SERVERS; i++)
+		if (strcmp(sabot_permits->servers[i].origin, origin) == 0)
+			return &sabot_permits->servers[i];
+	for (int i = 0; i < SABOT_MAX_SERVERS && enter; i++)
 	{
-		SabotServer	   *server = &sabot_permits->servers[i];
+		SabotServer *server = &sabot_permits->servers[i];
 
-		if (strcmp(server->origin, origin) == 0)
-			return server;
-		if (server->in_flight == 0 &&
-			(oldest == NULL || server->used_at < oldest->used_at))
+		if ((oldest == NULL || server->used_at < oldest->used_at) &&
+			!is_used_locked(server))
 			oldest = server;
 	}
-	if (!enter || oldest == NULL)
+	if (oldest == NULL)
 		return NULL;
-	for (int i = 0; i < SABOT_MAX_HOLDERS; i++)
-		if (sabot_permits->holders[i].ticket != 0 &&
-			&sabot_permits->servers[sabot_permits->holders[i].server] == oldest)
-			return NULL;
 	memset(oldest, 0, sizeof(*oldest));
 	strlcpy(oldest->origin, origin, SABOT_ORIGIN_LEN);
 	oldest->suspect = true;

@@ -314,12 +314,15 @@ item_failed(SabotLlmRun *run, List *items, const SabotReply *reply,
 /*
  * server_failed - a request has failed for no fault of its item: stop the
  * server, or its model, and keep the item
+ *
+ * Everybody is told why, so nothing of what the server says of the item.
  */
 static void
 server_failed(SabotLlmRun *run, List *items, const SabotAnswer *answer)
 {
 	sabot_gate_fault(run->endpoint, run->spec->model, answer->fault,
-					 answer->error ? answer->error : "does not answer",
+					 answer->public_error ? answer->public_error :
+					 "does not answer",
 					 answer->retry_after_s);
 	run->stopped = true;
 	put_back(run, items);

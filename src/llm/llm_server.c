@@ -136,6 +136,8 @@ load(SabotLlmRun *run)
 		return true;
 	reply = exchange(run, path, body, sabot_llm_load_timeout, &http);
 	sabot_answer_read_load(run->endpoint, run->spec, reply, &answer);
+	/* What it was asked is the job's, and what it says may repeat that. */
+	answer.error = answer.public_error;
 	if (reply->timed_out)
 		answer.error = psprintf("model \"%s\" was not loaded within %d s (sabot.llm_load_timeout)",
 								run->spec->model, sabot_llm_load_timeout / 1000);

@@ -13,6 +13,11 @@
  * as well.  They begin with text of the server's own: words of the prompt,
  * which some errors repeat, decide nothing.
  *
+ * For the same reason there is a second text for what stops a server, as that
+ * is shown to everybody who uses it: it has none of the server's words but
+ * those that are known beforehand.  check_llm() shows them all, to a prompt
+ * that is nobody's.
+ *
  * IDENTIFICATION
  *		src/llm/llm_verdict.c
  *
@@ -116,6 +121,7 @@ sabot_verdict_fail(SabotAnswer *answer, SabotErrorClass error_class,
 	answer->error_class = error_class;
 	answer->fault = fault;
 	answer->error = clean_text(pstrdup(error));
+	answer->public_error = answer->error;
 }
 
 /*
@@ -244,10 +250,13 @@ is_missing_model(const char *words)
 
 /*
  * meaning_of - what a server's words mean; words may be NULL
+ *
+ * *known is the part of them that says so, a constant, or NULL.
  */
 static Meaning
-meaning_of(const char *words)
+meaning_of(const char *words, const char **known)
 {
+	*known = NULL;
 	if (words == NULL)
 		return MEANS_NOTHING;
 	for (int i = 0; i < lengthof(phrases); i++)
@@ -257,7 +266,10 @@ meaning_of(const char *words)
 		if (phrase->at_start ?
 			pg_strncasecmp(words, phrase->words, strlen(phrase->words)) == 0 :
 			strcasestr(words, phrase->words) != NULL)
+		{
+			*known = phrase->words;
 			return phrase->meaning;
+		}
 	}
 	return is_missing_model(words) ? MEANS_NO_MODEL : MEANS_NOTHING;
 }
@@ -302,15 +314,42 @@ status_hint(const SabotEndpoint *endpoint, int status, Meaning meaning,
 }
 
 /*
+ * public_words - what may be said of a fault to everybody; known are words of
+ * the server that mean something, or NULL
+ */
+static char *
+public_words(int status, Meaning meaning, const char *known, const char *model)
+{
+	if (meaning == MEANS_NO_MODEL && model != NULL)
+		return psprintf("model '%s' not found", model);
+	if (meaning != MEANS_NOTHING && known != NULL)
+		return pstrdup(known);
+	switch (status)
+	{
+		case 401:
+			return pstrdup("unauthorized");
+		case 403:
+			return pstrdup("forbidden");
+		case 429:
+			return pstrdup("too many requests");
+		case 503:
+			return pstrdup("server busy");
+		default:
+			return pstrdup("error");
+	}
+}
+
+/*
  * judge_status - the verdict on a status that is not 200
  */
 static void
-judge_status(const SabotEndpoint *endpoint, const SabotReply *reply,
-			 SabotAnswer *answer)
+judge_status(const SabotEndpoint *endpoint, const char *model,
+			 const SabotReply *reply, SabotAnswer *answer)
 {
 	int			status = reply->status;
 	char	   *words = body_words(reply);
-	Meaning		meaning = meaning_of(words);
+	const char *known;
+	Meaning		meaning = meaning_of(words, &known);
 	const char *hint = status_hint(endpoint, status, meaning, words != NULL);
 	SabotErrorClass error_class = SABOT_LLM_HTTP_4XX;
 	char	   *readable_words = words == NULL ? NULL :
@@ -329,6 +368,11 @@ judge_status(const SabotEndpoint *endpoint, const SabotReply *reply,
 					   psprintf("HTTP status %d%s", status, hint) :
 					   psprintf("HTTP status %d: %s%s", status,
 								readable_words, hint));
+	if (readable_words != NULL)
+		answer->public_error =
+			clean_text(psprintf("HTTP status %d: %s%s", status,
+								public_words(status, meaning, known, model),
+								hint));
 }
 
 /*
@@ -382,16 +426,16 @@ judge_transfer(const SabotReply *reply, SabotAnswer *answer)
  * sabot_verdict_delivered - did a complete answer with status 200 arrive?
  *
  * If not, the verdict is in *answer.  A status that is not 200 says more than
- * how its body ended.
+ * how its body ended.  model is the one that was asked, or NULL.
  */
 bool
-sabot_verdict_delivered(const SabotEndpoint *endpoint, const SabotReply *reply,
-						SabotAnswer *answer)
+sabot_verdict_delivered(const SabotEndpoint *endpoint, const char *model,
+						const SabotReply *reply, SabotAnswer *answer)
 {
 	bool		arrived = reply->curl_code == 0 && !reply->too_large;
 
 	if (reply->status >= 300 || (arrived && reply->status != 200))
-		judge_status(endpoint, reply, answer);
+		judge_status(endpoint, model, reply, answer);
 	else if (reply->too_large)
 		sabot_verdict_fail(answer, SABOT_LLM_TOO_LARGE,
 						   SABOT_FAULT_ITEM_FINAL,
@@ -406,13 +450,15 @@ sabot_verdict_delivered(const SabotEndpoint *endpoint, const SabotReply *reply,
 /*
  * sabot_verdict_words - the verdict on an error under status 200
  *
- * That is how Ollama ends an answer it has begun.  words are in UTF-8.
+ * That is how Ollama ends an answer it has begun.  words are in UTF-8; model
+ * is the one that was asked, or NULL.
  */
 void
-sabot_verdict_words(const SabotEndpoint *endpoint, const char *words,
-					SabotAnswer *answer)
+sabot_verdict_words(const SabotEndpoint *endpoint, const char *model,
+					const char *words, SabotAnswer *answer)
 {
-	Meaning		meaning = meaning_of(words);
+	const char *known;
+	Meaning		meaning = meaning_of(words, &known);
 	SabotFault	fault = SABOT_FAULT_ITEM;
 
 	if (meaning == MEANS_NO_MODEL || meaning == MEANS_NO_LOAD)
@@ -422,4 +468,7 @@ sabot_verdict_words(const SabotEndpoint *endpoint, const char *words,
 	sabot_verdict_fail(answer, SABOT_LLM_INCOMPLETE, fault,
 					   psprintf("error instead of an answer: %s",
 								readable(endpoint, words)));
+	answer->public_error =
+		psprintf("error instead of an answer: %s",
+				 public_words(200, meaning, known, model));
 }

@@ -19,9 +19,11 @@ extern void sabot_verdict_fail(SabotAnswer *answer,
 							   SabotErrorClass error_class,
 							   SabotFault fault, const char *error);
 extern bool sabot_verdict_delivered(const SabotEndpoint *endpoint,
+									const char *model,
 									const SabotReply *reply,
 									SabotAnswer *answer);
 extern void sabot_verdict_words(const SabotEndpoint *endpoint,
-								const char *words, SabotAnswer *answer);
+								const char *model, const char *words,
+								SabotAnswer *answer);
 
 #endif							/* SABOT_LLM_VERDICT_H */
