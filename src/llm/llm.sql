@@ -223,7 +223,7 @@ COMMENT ON FUNCTION add_llm_endpoint IS
 	'add a server that LLM jobs may name, or change it; roles and secret stay as they are if not given, empty ones remove them';
 
 CREATE FUNCTION drop_llm_endpoint(name text) RETURNS void
-	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'sabot_drop_llm_endpoint';
 REVOKE ALL ON FUNCTION drop_llm_endpoint FROM PUBLIC;
 COMMENT ON FUNCTION drop_llm_endpoint IS

@@ -242,44 +242,55 @@ uses_variable(const char *canonical)
 }
 
 /*
- * point_at_path - error callback: whose path it is that has an error
+ * jsonpath_of - a path from its text
  *
- * A syntax error is one in an argument here, not in the statement.
+ * Raises 22023 for what is none: to the caller that is an argument like any
+ * other, and there may be many paths in it.
  */
-static void
-point_at_path(void *arg)
+static Datum
+jsonpath_of(const char *output, const char *column, char *text)
 {
-	if (geterrcode() == ERRCODE_SYNTAX_ERROR)
-		errcode(ERRCODE_INVALID_PARAMETER_VALUE);
-	errcontext("path of column \"%s\" in output", (const char *) arg);
+	MemoryContext volatile caller = CurrentMemoryContext;
+	volatile Datum path = (Datum) 0;
+
+	PG_TRY();
+	{
+		path = DirectFunctionCall1(jsonpath_in, CStringGetDatum(text));
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_SYNTAX_ERROR &&
+			ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION)
+			PG_RE_THROW();
+		FlushErrorState();
+		invalid_output(output, psprintf("The path of column \"%s\" is not valid: %s.",
+										column, error->message));
+	}
+	PG_END_TRY();
+	return path;
 }
 
 /*
  * parse_path - the path that a column's values come from
  *
- * Raises 22023 if it is no string or uses variables, and what jsonpath's
- * input function raises.
+ * Raises 22023 if it is no string, no path, or uses variables.
  */
 static JsonPath *
 parse_path(const char *output, const char *column, JsonbValue *value,
 		   List **members)
 {
-	ErrorContextCallback callback;
 	Datum		path;
 	char	   *canonical;
 
 	if (value->type != jbvString)
 		invalid_output(output, psprintf("The path of column \"%s\" is not a string.",
 										column));
-	callback.callback = point_at_path;
-	callback.arg = unconstify(char *, column);
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-	path = DirectFunctionCall1(jsonpath_in,
-							   CStringGetDatum(pnstrdup(value->val.string.val,
-														value->val.string.len)));
-	error_context_stack = callback.previous;
-
+	path = jsonpath_of(output, column,
+					   pnstrdup(value->val.string.val, value->val.string.len));
 	canonical = DatumGetCString(DirectFunctionCall1(jsonpath_out, path));
 	if (uses_variable(canonical))
 		invalid_output(output, psprintf("The path of column \"%s\" uses a variable.",

@@ -338,15 +338,15 @@ refuse_in_use(const char *name)
  * SQL: sabot.drop_llm_endpoint(name text) RETURNS void - remove a server that
  * no unfinished job names
  *
- * Errors: 42704 if there is none, 55006 if there are such jobs.
+ * Errors: 22004, 42704 if there is none, 55006 if there are such jobs.
  */
 Datum
 sabot_drop_llm_endpoint(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *name = required_text(fcinfo, 0, "name");
 	bool		is_default = strcmp(name, SABOT_DEFAULT_ENDPOINT) == 0;
 	Oid			types[] = {TEXTOID};
-	Datum		values[] = {PG_GETARG_DATUM(0)};
+	Datum		values[] = {CStringGetTextDatum(name)};
 	SabotOwn	own;
 
 	PreventCommandIfReadOnly("sabot.drop_llm_endpoint()");

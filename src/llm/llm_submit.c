@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -349,13 +350,14 @@ read_model(FunctionCallInfo fcinfo)
  * set_target - name the table answers are written to, and the key that finds
  * its rows
  *
- * Raises 42P01, 22023 if there is no key, 42501 for a table the caller may
- * not update.
+ * Raises 42P01, 22023 for what has no rows to update and if there is no key,
+ * 42501 for a table the caller may not update.
  */
 static void
 set_target(SabotLlmSpec *spec, Oid target)
 {
 	char	   *name = get_rel_name(target);
+	char		kind = get_rel_relkind(target);
 
 	if (name == NULL)
 		ereport(ERROR,
@@ -363,11 +365,17 @@ set_target(SabotLlmSpec *spec, Oid target)
 				 errmsg("target does not exist")));
 	spec->target = quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)),
 											  name);
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE &&
+		kind != RELKIND_VIEW && kind != RELKIND_FOREIGN_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("target %s cannot be updated", spec->target),
+				 errhint("Give a table, or a view that can be updated.")));
 	if (pg_class_aclcheck(target, GetUserId(), ACL_UPDATE) != ACLCHECK_OK &&
 		pg_attribute_aclcheck_all(target, GetUserId(), ACL_UPDATE,
 								  ACLMASK_ANY) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV,
-					   get_relkind_objtype(get_rel_relkind(target)), name);
+					   get_relkind_objtype(kind), name);
 	if (spec->key == NIL)
 		spec->key = sabot_mapping_default_key(target);
 	if (spec->key == NIL)
