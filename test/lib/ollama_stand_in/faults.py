@@ -6,6 +6,7 @@ NAME[:ARGUMENT[,CONDITION...]].  It acts at one stage of a request:
 early   instead of an answer, before any queue:
     400 401 403 404 429 502 503   that status; the argument of 429 and 503 is
             their Retry-After.  Any other status too, with Ollama's body
+    refuse:STATUS                 that status (403), repeating the prompt
     html502 (also 502)            an HTML page, as a proxy has it
     reset   RST before any byte       close     FIN before any byte
     stale   as close, but only on a connection that has served a request
@@ -67,7 +68,7 @@ MESSAGES = {
 }
 LOAD_FAILED = "llama-server process has terminated: exit status 1"
 
-EARLY = {"html502", "reset", "close", "stale", "refused", "restart",
+EARLY = {"html502", "refuse", "reset", "close", "stale", "refused", "restart",
          "redirect"}
 LOADS = {"load", "load_fail"}
 MODEL = {"slow", "hold", "stall", "load", "load_fail", "500"}
@@ -268,6 +269,9 @@ def strike_now(app, request, fault, model):
         app.go_away(fault.duration(default), fault.name == "restart")
     elif fault.name in ("html502", "502"):
         conn.send(request, Reply(502, BAD_GATEWAY, "text/html"))
+    elif fault.name == "refuse":
+        app.send_error(request, int(fault.arg or 403),
+                       f"this text is not allowed: {request.prompt}")
     elif fault.name == "redirect":
         reply = Reply(302, b"", "text/html; charset=utf-8")
         reply.add_header("Location", fault.arg or "file:///etc/passwd")
