@@ -42,17 +42,24 @@ llm_submit()
 		output => 'label' ${1:+, $1})"
 }
 
-# llm_wait JOB - until it has ended; each of its answers must be in the table
+# llm_wait JOB - until it has ended; each row must have become an item, each
+# item must have ended, and its answer or fallback must be in the table
 llm_wait()
 {
-	local seen
+	local without unfinished lost
 
 	sql bench -c "CALL sabot.wait_for_job($1)"
-	seen=$(sql postgres -c "SELECT count(*) FILTER (WHERE t.label IS DISTINCT FROM
-			CASE r.state WHEN 'done' THEN r.value #>> '{}' END)
-		FROM sabot.llm_result AS r LEFT JOIN ticket AS t
-			ON t.id = (r.key ->> 'id')::bigint WHERE r.job_id = $1")
-	[ "$seen" = 0 ] || die "$seen answers are not in the table"
+	read -r without unfinished lost < <(sql postgres -c "SELECT
+			count(*) FILTER (WHERE r.item IS NULL),
+			count(*) FILTER (WHERE r.state NOT IN ('done', 'fallback', 'failed')),
+			count(*) FILTER (WHERE t.label IS DISTINCT FROM CASE
+				WHEN r.state IN ('done', 'fallback') THEN r.value #>> '{}' END)
+		FROM ticket AS t FULL JOIN
+			(SELECT * FROM sabot.llm_result WHERE job_id = $1) AS r
+			ON t.id = (r.key ->> 'id')::bigint")
+	[ "$without $unfinished $lost" = '0 0 0' ] ||
+		die "$without rows are no items, $unfinished items have not ended," \
+			"$lost answers are not in the table"
 }
 
 # llm_job [OPTIONS] - have all rows labelled; prints the job's id
@@ -113,7 +120,7 @@ shell_loop()
 
 row_10()
 {
-	local update post ours python shell i share sum loop=20
+	local update post ours python shell job i share sum loop=20
 	local updates=() posts=() items=() pythons=() shells=()
 
 	llm_server --service fixed:0
@@ -124,7 +131,8 @@ row_10()
 		# shellcheck disable=SC2046 # numbers
 		post=$(median $(posts "$items_each"))
 		llm_rows "$items_each"
-		ours=$(llm_item_ms "$(llm_job)")
+		job=$(llm_job)
+		ours=$(llm_item_ms "$job")
 		llm_rows "$items_each"
 		read -r _ _ _ _ _ _ python < <(python_client "$items_each")
 		shell=$(calc "$(stopwatch shell_loop $loop) / $loop")
@@ -168,7 +176,7 @@ item_ms()
 
 row_11()
 {
-	local i before between after update ours=() plain=() updates=()
+	local job i before between after update ours=() plain=() updates=()
 
 	llm_server --service fixed:100ms
 	for ((i = 0; i < rounds; i++)); do
@@ -177,8 +185,9 @@ row_11()
 			UPDATE ticket SET label = 'Label this: text number 1' WHERE id = :id;")
 		updates+=("$update")
 		before=$(llm_busy)
-		ours+=("$(item_ms "$(llm_job)")")
+		job=$(llm_job)
 		between=$(llm_busy)
+		ours+=("$(item_ms "$job")")
 		ours[-1]=$(idle_share "${ours[-1]}" "$before" "$between")
 		plain+=("$(posts 50 | awk '{ ms += $1 } END { print ms / NR }')")
 		after=$(llm_busy)
@@ -207,14 +216,14 @@ good_rows()
 
 row_12()
 {
-	local i rate share good requests timeouts seconds
+	local job i rate share good requests timeouts seconds
 	local rates=() shares=() theirs=() their_shares=()
 
 	for ((i = 0; i < rounds; i++)); do
 		llm_server --service lognormal:140ms,0.4 --seed "$i"
 		llm_rows 200
-		read -r rate share < <(good_rows "$(llm_job \
-			"timeout => '300 ms', fallback => '-'")")
+		job=$(llm_job "timeout => '300 ms', fallback => '-'")
+		read -r rate share < <(good_rows "$job")
 		llm_server --service lognormal:140ms,0.4 --seed "$i"
 		llm_rows 200
 		read -r good requests timeouts seconds _ < <(python_client 200 \
