@@ -44,11 +44,11 @@
 #define WARM_SETUP_COST		40.0
 
 /*
- * Pages of an index below which its scan is not worth sharing.  There is
- * nothing to share in one page, which is what a key lookup reads; it is
- * planned as fast as ever because no parallel path is made for it.
+ * Pages of a table or index below which its scan is not worth sharing.  There
+ * is nothing to share in one page, which is what a key lookup reads; it is
+ * planned as fast as ever because fewer parallel paths are made for it.
  */
-#define WARM_INDEX_PAGES	2
+#define WARM_PAGES			2
 
 static const char *const names[SABOT_NCOSTS] = {
 	[SABOT_COST_SETUP] = "parallel_setup_cost",
@@ -96,9 +96,10 @@ sabot_costs_switch(SabotCosts *costs)
 	read_costs(costs->own);
 	memcpy(warm, costs->own, sizeof(costs->own));
 	warm[SABOT_COST_SETUP] = Min(parallel_setup_cost, WARM_SETUP_COST);
-	warm[SABOT_COST_TABLE_PAGES] = 0;
+	warm[SABOT_COST_TABLE_PAGES] = Min(min_parallel_table_scan_size,
+									   WARM_PAGES);
 	warm[SABOT_COST_INDEX_PAGES] = Min(min_parallel_index_scan_size,
-									   WARM_INDEX_PAGES);
+									   WARM_PAGES);
 	warm[SABOT_COST_WORKERS] = Min(max_parallel_workers_per_gather,
 								   Min(max_parallel_workers,
 									   sabot_query_agents));

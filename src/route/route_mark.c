@@ -43,6 +43,7 @@ void
 sabot_route_mark(PlannedStmt *stmt, const SabotDecision *decision)
 {
 	uint32		values[NMARKS];
+	int			nmarks = NMARKS;
 	uint64		rows;
 
 	StaticAssertStmt(sizeof(rows) == sizeof(decision->rows),
@@ -54,7 +55,10 @@ sabot_route_mark(PlannedStmt *stmt, const SabotDecision *decision)
 	values[MARK_ROWS_LOW] = (uint32) rows;
 	values[MARK_THRESHOLD] = (uint32) decision->threshold;
 
-	for (int i = 0; i < NMARKS; i++)
+	/* Of a plan that is not for agents, nobody asks how large it is. */
+	if (decision->reason != SABOT_REASON_NONE)
+		nmarks = MARK_ROUTE + 1;
+	for (int i = 0; i < nmarks; i++)
 	{
 		PlanInvalItem *item = makeNode(PlanInvalItem);
 
@@ -67,9 +71,9 @@ sabot_route_mark(PlannedStmt *stmt, const SabotDecision *decision)
 /*
  * sabot_route_decision - read what was decided about a plan
  *
- * Returns false, and says BELOW_THRESHOLD without an estimate, for a plan
- * that is not marked: one without a large relation, or one that was made
- * where there is no routing.
+ * Returns false, and says BELOW_THRESHOLD, for a plan that is not marked: one
+ * without a large relation, or one that was made where there is no routing.
+ * Only plans for agents tell the estimate.
  */
 bool
 sabot_route_decision(const PlannedStmt *stmt, SabotDecision *decision)

@@ -24,6 +24,8 @@
 #include "access/parallel.h"
 #include "miscadmin.h"
 #include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/paths.h"
 #include "optimizer/plancat.h"
 #include "optimizer/planner.h"
 #include "parser/parsetree.h"
@@ -57,6 +59,7 @@ typedef struct Planning
 
 static planner_hook_type prev_planner_hook = NULL;
 static get_relation_info_hook_type prev_get_relation_info_hook = NULL;
+static set_rel_pathlist_hook_type prev_set_rel_pathlist_hook = NULL;
 
 static Planning *current = NULL;
 
@@ -220,6 +223,30 @@ sabot_get_relation_info(PlannerInfo *root, Oid relationObjectId,
 }
 
 /*
+ * sabot_set_rel_pathlist - set_rel_pathlist_hook: the planner knows the ways
+ * to read a relation
+ *
+ * One row that is found for less than it takes to start an agent is not
+ * shared.  The planner would find that out itself, but only at the end of what
+ * it does with parallel paths, and a key lookup would feel that.
+ */
+static void
+sabot_set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti,
+					   RangeTblEntry *rte)
+{
+	if (prev_set_rel_pathlist_hook)
+		prev_set_rel_pathlist_hook(root, rel, rti, rte);
+	if (current == NULL || !current->switched)
+		return;
+
+	/* The list is kept in the order of total cost. */
+	if (rel->partial_pathlist != NIL && rel->pathlist != NIL &&
+		rel->rows <= 1 &&
+		((Path *) linitial(rel->pathlist))->total_cost < parallel_setup_cost)
+		rel->partial_pathlist = NIL;
+}
+
+/*
  * decide - what has become of a planner run
  */
 static SabotDecision
@@ -377,4 +404,6 @@ sabot_route_plan_init(void)
 	planner_hook = sabot_planner;
 	prev_get_relation_info_hook = get_relation_info_hook;
 	get_relation_info_hook = sabot_get_relation_info;
+	prev_set_rel_pathlist_hook = set_rel_pathlist_hook;
+	set_rel_pathlist_hook = sabot_set_rel_pathlist;
 }
