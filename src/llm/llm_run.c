@@ -42,6 +42,9 @@
 /* The worker looks around at least this often, in ms. */
 #define NAP_MS			1000
 
+/* It looks for a job that goes before its own so often, in ms. */
+#define LOOK_AHEAD_MS	1000
+
 /*
  * fetch_more - get the next items after those fetched last; false if there are
  * none
@@ -50,13 +53,14 @@ static bool
 fetch_more(SabotLlmRun *run)
 {
 	MemoryContext caller = MemoryContextSwitchTo(run->context);
+	int			limit = Max(FETCH_ITEMS, run->spec->batch_size);
 	List	   *items = sabot_items_fetch(run->spec->job_id, run->position,
-										  Max(FETCH_ITEMS, run->spec->batch_size),
-										  run->context);
+										  limit, run->context);
 	bool		found = items != NIL;
 	List	   *batch = NIL;
 	ListCell   *lc;
 
+	run->more = list_length(items) == limit;
 	foreach(lc, items)
 	{
 		SabotLlmItem *item = lfirst(lc);
@@ -461,10 +465,24 @@ look_around(SabotLlmRun *run)
 		sabot_agent_authority_changed() ||
 		run->endpoint_epoch != sabot_endpoint_epoch())
 		run->leaving = true;
-	if (!sabot_usage_is_due(run))
+}
+
+/*
+ * look_ahead - what can be done as well while requests are under way
+ *
+ * Whatever is between two requests keeps the server waiting.
+ */
+static void
+look_ahead(SabotLlmRun *run)
+{
+	if (run->waiting == NIL && run->more && run->nflights > 0 && !run->leaving)
+		(void) fetch_more(run);
+	if (!TimestampDifferenceExceeds(run->looked_at, GetCurrentTimestamp(),
+									LOOK_AHEAD_MS))
 		return;
 	if (!run->only_one && sabot_llm_better_job(run->job))
 		run->leaving = true;
+	run->looked_at = GetCurrentTimestamp();
 	sabot_usage_publish(run);
 	/* Autovacuum is to hear of a long job before its end. */
 	pgstat_report_stat(false);
@@ -490,6 +508,7 @@ is_failing(const SabotLlmRun *run)
 static bool
 run_items(SabotLlmRun *run)
 {
+	run->looked_at = GetCurrentTimestamp();
 	for (;;)
 	{
 		look_around(run);
@@ -505,6 +524,9 @@ run_items(SabotLlmRun *run)
 			if (run->waiting == NIL)
 				return true;
 		}
+		look_ahead(run);
+		if (run->leaving && run->nflights == 0)
+			continue;
 		/* Nothing under way: we stand in line, and our latch will be set. */
 		sabot_http_wait(NAP_MS);
 		CHECK_FOR_INTERRUPTS();

@@ -105,9 +105,11 @@ typedef struct SabotLlmRun
 	Jsonb	   *fallback;		/* its value, or NULL */
 	char	   *digest;			/* of the model, or NULL */
 	TimestampTz started_at;		/* first of all workers */
+	TimestampTz looked_at;		/* for a job that goes before this one */
 
 	List	   *waiting;		/* lists of items to send, in order */
 	int64		position;		/* last item fetched */
+	bool		more;			/* there may be some behind it */
 	bool		from_start;		/* nothing was finished since the first item */
 	bool		has_same;		/* some items have the same prompt */
 	List	   *refused;		/* items that were, private to llm_refusal.c */

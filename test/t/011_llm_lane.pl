@@ -450,18 +450,29 @@ is( sql($node,
 	'15|15|0',
 	'retry: all are done');
 
-# Priority: at the next row.
+# Priority: at the next row, and if the only worker has a job already then
+# within a second or so, however short its rows are.
 
-$ollama->reset;
 $ollama->control({ service => 'fixed:100ms' });
-my $low = submit_rows('low', 40);
-$ollama->wait_for('prompts', 3);
-my $high = submit_rows('high', 3, 'priority => 10');
-ends($node, $high, 'completed', 'priority: the urgent job is completed');
-is(sql($node, "SELECT sabot.job_state($low) IN ('running', 'queued')"),
-	't', 'priority: before the other one');
-ends($node, $low, 'completed', 'priority: the other one is completed');
-is($ollama->stats->{prompts}, 43, 'priority: no row was asked twice');
+for my $workers (4, 1)
+{
+	my $what = "priority, workers: $workers";
+
+	sql($node, "ALTER SYSTEM SET sabot.llm_workers = $workers");
+	sql($node, 'SELECT pg_reload_conf()');
+	poll($node,
+		"SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'sabot llm'",
+		0, "$what: those there were have left");
+	$ollama->reset;
+	my $low = submit_rows("low $workers", 40);
+	$ollama->wait_for('prompts', 3);
+	my $high = submit_rows("high $workers", 3, 'priority => 10');
+	ends($node, $high, 'completed', "$what: the urgent job is completed");
+	is(sql($node, "SELECT sabot.job_state($low) IN ('running', 'queued')"),
+		't', "$what: before the other one");
+	ends($node, $low, 'completed', "$what: the other one is completed");
+	is($ollama->stats->{prompts}, 43, "$what: no row was asked twice");
+}
 $ollama->control({ service => 'fixed:0' });
 
 is( sql($node,
