@@ -260,9 +260,10 @@ sabot_own_commit_locally(SabotOwn *own)
  * saved_plan - the plan of a statement, prepared at its first use
  *
  * Plans are found again by the address of the text, so it must be a constant.
+ * options are of CURSOR_OPT_*, the same at each use.
  */
 static SPIPlanPtr
-saved_plan(const char *sql, int nargs, const Oid *types)
+saved_plan(const char *sql, int nargs, const Oid *types, int options)
 {
 	typedef struct PlanEntry
 	{
@@ -286,7 +287,9 @@ saved_plan(const char *sql, int nargs, const Oid *types)
 		entry->plan = NULL;
 	if (entry->plan == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare(sql, nargs, unconstify(Oid *, types));
+		SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs,
+											  unconstify(Oid *, types),
+											  options);
 
 		if (plan == NULL)
 			elog(ERROR, "could not prepare \"%s\": %s", sql,
@@ -295,6 +298,21 @@ saved_plan(const char *sql, int nargs, const Oid *types)
 		entry->plan = plan;
 	}
 	return entry->plan;
+}
+
+/*
+ * execute_saved - run a statement, returns the rows processed
+ */
+static int
+execute_saved(SPIPlanPtr plan, const char *sql, Datum *values,
+			  const char *nulls, int64 limit)
+{
+	int			rc = SPI_execute_plan(plan, values, nulls, false, limit);
+
+	if (rc < 0)
+		elog(ERROR, "could not execute \"%s\": %s", sql,
+			 SPI_result_code_string(rc));
+	return (int) SPI_processed;
 }
 
 /*
@@ -307,11 +325,23 @@ int
 sabot_spi(const char *sql, int nargs, const Oid *types, Datum *values,
 		  const char *nulls, int64 limit)
 {
-	SPIPlanPtr	plan = saved_plan(sql, nargs, types);
-	int			rc = SPI_execute_plan(plan, values, nulls, false, limit);
+	return execute_saved(saved_plan(sql, nargs, types, 0), sql, values, nulls,
+						 limit);
+}
 
-	if (rc < 0)
-		elog(ERROR, "could not execute \"%s\": %s", sql,
-			 SPI_result_code_string(rc));
-	return (int) SPI_processed;
+/*
+ * sabot_spi_generic - as sabot_spi(), for a statement whose plan does not
+ * depend on its parameters
+ *
+ * It is planned once.  Otherwise the server plans a statement for each of its
+ * first five uses, which counts where somebody waits for a statement that is
+ * not used often.
+ */
+int
+sabot_spi_generic(const char *sql, int nargs, const Oid *types, Datum *values,
+				  const char *nulls, int64 limit)
+{
+	return execute_saved(saved_plan(sql, nargs, types,
+									CURSOR_OPT_GENERIC_PLAN),
+						 sql, values, nulls, limit);
 }

@@ -68,8 +68,8 @@ sabot_job_note_units(int64 job_id, int64 total, int64 done, int64 failed)
 	Datum		values[] = {Int64GetDatum(job_id), Int64GetDatum(total),
 	Int64GetDatum(done), Int64GetDatum(failed)};
 
-	sabot_spi("INSERT INTO sabot.job_units (job_id, total, done, failed)"
-			  " VALUES ($1, $2, $3, $4) ON CONFLICT (job_id) DO UPDATE"
-			  " SET total = $2, done = $3, failed = $4",
-			  4, types, values, NULL, 0);
+	sabot_spi_generic("INSERT INTO sabot.job_units (job_id, total, done, failed)"
+					  " VALUES ($1, $2, $3, $4) ON CONFLICT (job_id) DO UPDATE"
+					  " SET total = $2, done = $3, failed = $4",
+					  4, types, values, NULL, 0);
 }

@@ -186,6 +186,8 @@ extern void sabot_own_commit_transaction(SabotOwn *own);
 extern void sabot_own_commit_locally(SabotOwn *own);
 extern int	sabot_spi(const char *sql, int nargs, const Oid *types,
 					  Datum *values, const char *nulls, int64 limit);
+extern int	sabot_spi_generic(const char *sql, int nargs, const Oid *types,
+							  Datum *values, const char *nulls, int64 limit);
 
 /* How a job ended, for sabot_job_finish(). */
 typedef struct SabotEnd

@@ -139,18 +139,18 @@ sabot_items_fetch(int64 job_id, int64 after, int limit,
 
 	sabot_own_start_transaction(&own);
 	use_indexes();
-	n = sabot_spi("SELECT i.item, i.key, i.prompt,"
-				  " (SELECT count(*) FROM sabot.llm_failure f"
-				  "  WHERE f.job_id = i.job_id AND f.item = i.item),"
-				  " (SELECT count(*) FROM sabot.llm_failure f"
-				  "  WHERE f.job_id = i.job_id AND f.item = i.item AND f.lost)"
-				  " FROM sabot.llm_item i"
-				  " WHERE i.job_id = $1 AND i.item > $2 AND i.same_as IS NULL"
-				  " AND NOT EXISTS (SELECT FROM sabot.llm_answer a"
-				  "  WHERE a.job_id = i.job_id AND a.item BETWEEN i.item AND i.item"
-				  "  ORDER BY a.item OFFSET 0)"
-				  " ORDER BY i.job_id, i.item LIMIT $3",
-				  3, types, values, NULL, 0);
+	n = sabot_spi_generic("SELECT i.item, i.key, i.prompt,"
+						  " (SELECT count(*) FROM sabot.llm_failure f"
+						  "  WHERE f.job_id = i.job_id AND f.item = i.item),"
+						  " (SELECT count(*) FROM sabot.llm_failure f"
+						  "  WHERE f.job_id = i.job_id AND f.item = i.item AND f.lost)"
+						  " FROM sabot.llm_item i"
+						  " WHERE i.job_id = $1 AND i.item > $2 AND i.same_as IS NULL"
+						  " AND NOT EXISTS (SELECT FROM sabot.llm_answer a"
+						  "  WHERE a.job_id = i.job_id AND a.item BETWEEN i.item AND i.item"
+						  "  ORDER BY a.item OFFSET 0)"
+						  " ORDER BY i.job_id, i.item LIMIT $3",
+						  3, types, values, NULL, 0);
 	old = MemoryContextSwitchTo(context);
 	for (int i = 0; i < n; i++)
 	{
@@ -336,14 +336,14 @@ sabot_item_finish(const SabotLlmSpec *spec, const SabotLlmItem *item,
 	set_text(&v[16], &nulls[16], end->response);
 	v[17] = JsonbPGetDatum(end->value);
 	nulls[17] = end->value ? ' ' : 'n';
-	return sabot_spi("INSERT INTO sabot.llm_answer (job_id, item, state, answered_by,"
-					 " error_class, error, attempts, latency_ms, queue_ms, load_ms,"
-					 " output_ms, prompt_tokens, output_tokens, model, model_digest,"
-					 " finished_at, response, value)"
-					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
-					 " $13, $14, $15, $16, $17, $18)"
-					 " ON CONFLICT (job_id, item) DO NOTHING",
-					 lengthof(types), types, v, nulls, 0) == 1;
+	return sabot_spi_generic("INSERT INTO sabot.llm_answer (job_id, item, state, answered_by,"
+							 " error_class, error, attempts, latency_ms, queue_ms, load_ms,"
+							 " output_ms, prompt_tokens, output_tokens, model, model_digest,"
+							 " finished_at, response, value)"
+							 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+							 " $13, $14, $15, $16, $17, $18)"
+							 " ON CONFLICT (job_id, item) DO NOTHING",
+							 lengthof(types), types, v, nulls, 0) == 1;
 }
 
 /*
@@ -413,9 +413,9 @@ sabot_items_lock_count(int64 job_id, bool wait)
 	if (wait)
 		return sabot_spi("SELECT FROM sabot.llm_count WHERE job_id = $1 FOR UPDATE",
 						 1, types, values, NULL, 0) > 0;
-	return sabot_spi("SELECT FROM sabot.llm_count WHERE job_id = $1"
-					 " FOR UPDATE SKIP LOCKED",
-					 1, types, values, NULL, 0) > 0;
+	return sabot_spi_generic("SELECT FROM sabot.llm_count WHERE job_id = $1"
+							 " FOR UPDATE SKIP LOCKED",
+							 1, types, values, NULL, 0) > 0;
 }
 
 /*
@@ -457,29 +457,29 @@ sabot_items_count(const SabotLlmSpec *spec, SabotLlmUsage *usage)
 	int64		finished = 0;
 
 	use_indexes();
-	if (sabot_spi("WITH n AS (SELECT count(*) FILTER (WHERE a.state = 'done') AS done,"
-				  " count(*) FILTER (WHERE a.state = 'fallback') AS fallback,"
-				  " count(*) FILTER (WHERE a.state = 'failed') AS failed,"
-				  " count(*) FILTER (WHERE a.state = 'skipped') AS skipped,"
-				  " count(*) FILTER (WHERE a.answered_by = 'reuse') AS reused,"
-				  " count(*) FILTER (WHERE a.answered_by = 'model') AS answered,"
-				  " COALESCE(sum(a.attempts), 0) AS attempts,"
-				  " max(a.finished_at) AS upto FROM sabot.llm_answer a"
-				  " WHERE a.job_id = $1 AND a.finished_at >"
-				  "  (SELECT counted_at FROM sabot.llm_count WHERE job_id = $1))"
-				  " UPDATE sabot.llm_count c SET done = c.done + n.done,"
-				  " fallback = c.fallback + n.fallback, failed = c.failed + n.failed,"
-				  " skipped = c.skipped + n.skipped, reused = c.reused + n.reused,"
-				  " answered = c.answered + n.answered,"
-				  " attempts = c.attempts + n.attempts,"
-				  " counted_at = COALESCE(n.upto, c.counted_at),"
-				  " run_ms = run_ms + $2, cpu_ms = cpu_ms + $3,"
-				  " connections = connections + $4,"
-				  " most_in_flight = GREATEST(most_in_flight, $5),"
-				  " rss_bytes = COALESCE(NULLIF($6, 0), rss_bytes) FROM n WHERE c.job_id = $1"
-				  " RETURNING c.done, c.fallback + c.skipped, c.failed,"
-				  " c.connections, c.run_ms, c.cpu_ms",
-				  6, types, values, NULL, 0) > 0)
+	if (sabot_spi_generic("WITH n AS (SELECT count(*) FILTER (WHERE a.state = 'done') AS done,"
+						  " count(*) FILTER (WHERE a.state = 'fallback') AS fallback,"
+						  " count(*) FILTER (WHERE a.state = 'failed') AS failed,"
+						  " count(*) FILTER (WHERE a.state = 'skipped') AS skipped,"
+						  " count(*) FILTER (WHERE a.answered_by = 'reuse') AS reused,"
+						  " count(*) FILTER (WHERE a.answered_by = 'model') AS answered,"
+						  " COALESCE(sum(a.attempts), 0) AS attempts,"
+						  " max(a.finished_at) AS upto FROM sabot.llm_answer a"
+						  " WHERE a.job_id = $1 AND a.finished_at >"
+						  "  (SELECT counted_at FROM sabot.llm_count WHERE job_id = $1))"
+						  " UPDATE sabot.llm_count c SET done = c.done + n.done,"
+						  " fallback = c.fallback + n.fallback, failed = c.failed + n.failed,"
+						  " skipped = c.skipped + n.skipped, reused = c.reused + n.reused,"
+						  " answered = c.answered + n.answered,"
+						  " attempts = c.attempts + n.attempts,"
+						  " counted_at = COALESCE(n.upto, c.counted_at),"
+						  " run_ms = run_ms + $2, cpu_ms = cpu_ms + $3,"
+						  " connections = connections + $4,"
+						  " most_in_flight = GREATEST(most_in_flight, $5),"
+						  " rss_bytes = COALESCE(NULLIF($6, 0), rss_bytes) FROM n WHERE c.job_id = $1"
+						  " RETURNING c.done, c.fallback + c.skipped, c.failed,"
+						  " c.connections, c.run_ms, c.cpu_ms",
+						  6, types, values, NULL, 0) > 0)
 	{
 		int64		done = column_int8(0, 1) + column_int8(0, 2);
 		int64		failed = column_int8(0, 3);

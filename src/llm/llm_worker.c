@@ -95,11 +95,11 @@ queue_due(void)
 	Datum		values[2];
 
 	pair_values(values);
-	sabot_spi("UPDATE sabot.job SET state = 'queued' WHERE job_id IN"
-			  " (SELECT j.job_id FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
-			  " WHERE j.owner = $1 AND j.home = $2 AND j.state = 'scheduled'"
-			  " AND j.run_after <= clock_timestamp() FOR UPDATE OF j SKIP LOCKED)",
-			  2, types, values, NULL, 0);
+	sabot_spi_generic("UPDATE sabot.job SET state = 'queued' WHERE job_id IN"
+					  " (SELECT j.job_id FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
+					  " WHERE j.owner = $1 AND j.home = $2 AND j.state = 'scheduled'"
+					  " AND j.run_after <= clock_timestamp() FOR UPDATE OF j SKIP LOCKED)",
+					  2, types, values, NULL, 0);
 }
 
 /*
@@ -118,12 +118,12 @@ next_due(void)
 	Datum		due;
 
 	pair_values(values);
-	sabot_spi("SELECT min(CASE j.state WHEN 'scheduled' THEN j.run_after ELSE l.retry_at END)"
-			  " FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
-			  " WHERE j.owner = $1 AND j.home = $2 AND (j.state = 'scheduled'"
-			  " OR (j.state = 'paused' AND l.retry_at IS NOT NULL"
-			  " AND j.reason IS DISTINCT FROM 'paused by its owner'))",
-			  2, types, values, NULL, 0);
+	sabot_spi_generic("SELECT min(CASE j.state WHEN 'scheduled' THEN j.run_after ELSE l.retry_at END)"
+					  " FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
+					  " WHERE j.owner = $1 AND j.home = $2 AND (j.state = 'scheduled'"
+					  " OR (j.state = 'paused' AND l.retry_at IS NOT NULL"
+					  " AND j.reason IS DISTINCT FROM 'paused by its owner'))",
+					  2, types, values, NULL, 0);
 	due = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 						&isnull);
 	if (isnull)
@@ -180,18 +180,18 @@ find_candidates(Candidate *candidates, TimestampTz *due)
 	pair_values(values);
 	values[2] = Int64GetDatum(last_job);
 	values[3] = CStringGetTextDatum(SABOT_DEFAULT_URL);
-	nrows = sabot_spi("SELECT j.job_id, j.priority, j.state = 'paused',"
-					  " COALESCE(e.url, CASE l.endpoint WHEN 'default' THEN $4 END), l.model,"
-					  " l.endpoint FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
-					  " LEFT JOIN sabot.llm_endpoint e ON e.name = l.endpoint"
-					  " LEFT JOIN sabot.llm_job p ON p.job_id = $3"
-					  " WHERE j.owner = $1 AND j.home = $2 AND (j.state = 'queued'"
-					  " OR (j.state = 'paused' AND l.retry_at <= clock_timestamp()"
-					  " AND j.reason IS DISTINCT FROM 'paused by its owner'))"
-					  " ORDER BY j.priority DESC, j.job_id <> $3,"
-					  " (l.endpoint, l.model) IS DISTINCT FROM (p.endpoint, p.model)"
-					  " OR l.options IS DISTINCT FROM p.options, j.job_id LIMIT 100",
-					  4, types, values, NULL, 0);
+	nrows = sabot_spi_generic("SELECT j.job_id, j.priority, j.state = 'paused',"
+							  " COALESCE(e.url, CASE l.endpoint WHEN 'default' THEN $4 END), l.model,"
+							  " l.endpoint FROM sabot.llm_job l JOIN sabot.job j ON j.job_id = l.job_id"
+							  " LEFT JOIN sabot.llm_endpoint e ON e.name = l.endpoint"
+							  " LEFT JOIN sabot.llm_job p ON p.job_id = $3"
+							  " WHERE j.owner = $1 AND j.home = $2 AND (j.state = 'queued'"
+							  " OR (j.state = 'paused' AND l.retry_at <= clock_timestamp()"
+							  " AND j.reason IS DISTINCT FROM 'paused by its owner'))"
+							  " ORDER BY j.priority DESC, j.job_id <> $3,"
+							  " (l.endpoint, l.model) IS DISTINCT FROM (p.endpoint, p.model)"
+							  " OR l.options IS DISTINCT FROM p.options, j.job_id LIMIT 100",
+							  4, types, values, NULL, 0);
 	for (int i = 0; i < nrows; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
