@@ -7,13 +7,13 @@
 
 CREATE FUNCTION route_counters(OUT database name, OUT route text,
 	OUT reason text, OUT queries bigint, OUT start_p50_us double precision,
-	OUT start_p95_us double precision)
+	OUT start_p95_us double precision, OUT meant boolean)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'sabot_route_counters'
 	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 10;
 
 COMMENT ON FUNCTION route_counters() IS
-	'queries of the databases the caller may see, for sabot.route_stat';
+	'queries of the databases the caller may see, and whether they were planned for agents, for sabot.route_stat and sabot.check()';
 
 REVOKE ALL ON FUNCTION route_counters() FROM PUBLIC;
 
@@ -74,9 +74,8 @@ BEGIN ATOMIC
 				AS distributed,
 			(array_agg(reason ORDER BY queries DESC)
 				FILTER (WHERE route <> 'distributed'))[1] AS most
-		FROM route_stat
-		WHERE database = current_database()
-			AND route IN ('native', 'distributed'))
+		FROM route_counters()
+		WHERE database = current_database() AND meant)
 	SELECT 12, 'parallel limits',
 		execution = 'local' OR LEAST(workers, per_gather, query_agents) > 0,
 		CASE WHEN execution = 'local' THEN 'sabot.execution is local'

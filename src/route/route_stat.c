@@ -188,8 +188,8 @@ static void
 put_counter(ReturnSetInfo *rsinfo, Entry *entry, SabotRoute route,
 			SabotReason reason, const char *database)
 {
-	Datum		values[6] = {0};
-	bool		nulls[6] = {false, false, false, false, true, true};
+	Datum		values[7] = {0};
+	bool		nulls[7] = {false, false, false, false, true, true, false};
 	uint64		queries;
 	SabotHistogramSummary start;
 
@@ -203,6 +203,8 @@ put_counter(ReturnSetInfo *rsinfo, Entry *entry, SabotRoute route,
 	values[1] = CStringGetTextDatum(sabot_route_name(route));
 	values[2] = CStringGetTextDatum(sabot_route_reason_text(reason));
 	values[3] = Int64GetDatum((int64) queries);
+	values[6] = BoolGetDatum(route != SABOT_ROUTE_LOCAL ||
+							 reason >= SABOT_REASON_IN_RECOVERY);
 	if (route == SABOT_ROUTE_DISTRIBUTED)
 	{
 		sabot_histogram_read(&entry->start, &start);
