@@ -189,5 +189,28 @@ foreach my $db (@dbs)
 is(sql($node, 'SELECT agents <= 4 FROM sabot.pool_status'),
 	't', 'with no more agents than the pool has');
 
+# Databases that had work before a restart are looked into first.
+
+my $hint = $node->data_dir . '/pg_stat_tmp/sabot.hint';
+my $oid = sql($node, "SELECT oid FROM pg_database WHERE datname = '$dbs[-1]'");
+set_conf($node, 'sabot.enabled' => 'off');
+poll($node, 'SELECT agents FROM sabot.pool_status', '0', 'agents have left');
+submit($node, 'SELECT 1', db => $dbs[-1],
+	args => "run_after => clock_timestamp() + interval '1 day'");
+ok(wait_until(sub { -e $hint && slurp_file($hint) eq "$oid\n" }),
+	'it is noted which database has work');
+set_conf($node, 'sabot.enabled' => 'on', 'log_min_messages' => 'debug1');
+my $offset = -s $node->logfile;
+$node->restart;
+my @probed;
+ok( wait_until(
+		sub {
+			@probed = log_since($node, $offset) =~
+			  /registering background worker "sabot prober (\d+)"/g;
+			return @probed > @dbs;
+		}),
+	'every database is probed after a restart');
+is($probed[0], $oid, 'and that one is the first');
+
 $node->stop;
 done_testing();
