@@ -11,6 +11,11 @@
 -- out what is not asked for and works out once what is.  An upper bound of
 -- infinity has it expect few rows above the lower one, and use the index.
 --
+-- A job is mostly younger than the statistics, and to a planner that expects
+-- one row of it, reading all its answers for each of its items is as good as
+-- looking up one.  So in llm_result that is a subselect too, with a range and
+-- an order that only the answers' primary key has.
+--
 
 CREATE FUNCTION llm_activity(OUT job_id bigint, OUT running integer,
 	OUT items bigint[], OUT oldest_start timestamptz,
@@ -50,7 +55,10 @@ CREATE VIEW llm_result WITH (security_barrier) AS
 		CASE WHEN p.mine THEN a.response END AS response,
 		CASE WHEN p.mine THEN a.value END AS value,
 		a.error_class, CASE WHEN p.mine THEN a.error END AS error,
-		COALESCE(a.attempts, f.attempts, 0) AS attempts,
+		COALESCE(a.attempts, (
+			SELECT count(*)::integer
+			FROM llm_failure AS f
+			WHERE f.job_id = i.job_id AND f.item = i.item)) AS attempts,
 		a.latency_ms, a.queue_ms, a.load_ms, a.prompt_tokens, a.output_tokens,
 		a.model, a.model_digest, a.answered_by, a.finished_at
 	FROM llm_job AS l
@@ -66,13 +74,12 @@ CREATE VIEW llm_result WITH (security_barrier) AS
 			OFFSET 0) AS p
 		LEFT JOIN llm_activity() AS r ON r.job_id = l.job_id
 		JOIN llm_item AS i ON i.job_id = l.job_id
-		LEFT JOIN llm_answer AS a
-			ON a.job_id = i.job_id AND a.item = i.item
-		LEFT JOIN (
-			SELECT job_id, item, count(*)::integer AS attempts
-			FROM llm_failure
-			GROUP BY job_id, item) AS f
-			ON f.job_id = i.job_id AND f.item = i.item AND a.item IS NULL
+		LEFT JOIN LATERAL (
+			SELECT *
+			FROM llm_answer
+			WHERE job_id = i.job_id AND item BETWEEN i.item AND i.item
+			ORDER BY item
+			OFFSET 0) AS a ON true
 	WHERE p.seen;
 
 COMMENT ON VIEW llm_result IS
