@@ -86,7 +86,8 @@ demo demo-stop:
 test:
 	@test/lib/run-tests
 torture:
-	@SABOT_TORTURE=long PROVE_TESTS='test/t/*torture*.pl' test/lib/run-tests tap
+	@SABOT_TORTURE=long PROVE_TESTS='test/t/*torture*.pl test/t/*chaos*.pl' \
+		test/lib/run-tests tap
 bench:
 	@test/bench/run
 lint indent:
