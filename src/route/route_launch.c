@@ -290,6 +290,9 @@ sabot_route_launch(RouteLaunch *launch)
 	pcxt->nknown_attached_workers = 0;
 	for (int i = 0; i < launch->nagents; i++)
 	{
+		/* Every worker of the core writes this; one taken back does not. */
+		memset(&pei->buffer_usage[i], 0, sizeof(BufferUsage));
+		memset(&pei->wal_usage[i], 0, sizeof(WalUsage));
 		launch->tuple_queues[i] = shm_mq_get_queue(pei->tqueue[i]);
 		pcxt->worker[i].bgwhandle = NULL;
 		fill_task(&sabot_route_shared->tasks[launch->agents[i].slotno], i, pei);
