@@ -468,9 +468,10 @@ look_around(SabotLlmRun *run)
 }
 
 /*
- * look_ahead - what can be done as well while requests are under way
+ * look_ahead - look for a job that goes before ours, and for more items
  *
- * Whatever is between two requests keeps the server waiting.
+ * In transactions: not while the one request of an endpoint that takes one at
+ * a time is under way.
  */
 static void
 look_ahead(SabotLlmRun *run)
@@ -516,6 +517,8 @@ run_items(SabotLlmRun *run)
 			run->leaving = true;
 		if (run->only_one && run->answered)
 			sabot_llm_resume(run);
+		if (run->nflights == 0 || run->endpoint->max_in_flight > 1)
+			look_ahead(run);
 		fill_flights(run);
 		if (run->nflights == 0)
 		{
@@ -524,9 +527,6 @@ run_items(SabotLlmRun *run)
 			if (run->waiting == NIL)
 				return true;
 		}
-		look_ahead(run);
-		if (run->leaving && run->nflights == 0)
-			continue;
 		/* Nothing under way: we stand in line, and our latch will be set. */
 		sabot_http_wait(NAP_MS);
 		CHECK_FOR_INTERRUPTS();
