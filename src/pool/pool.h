@@ -124,6 +124,7 @@ typedef struct SabotPair
 	TimestampTz waiting_since;	/* demand without an agent since, or 0 */
 	TimestampTz last_start;		/* when an agent was last started for it */
 	int			wanted;			/* start_agents: start up to this many */
+	bool		wants_share;	/* for queries: others are to give way */
 	int			keep;			/* sabot.keep_agents of this pair */
 	int			failures;		/* agents that could not start, in a row */
 	TimestampTz retry_at;		/* not before, after failures */
@@ -337,6 +338,7 @@ extern void sabot_pool_no_work(SabotPairKey key, uint64 wake_seq);
 extern TimestampTz sabot_pool_take_due(SabotPairKey key);
 extern void sabot_pool_note_due(SabotPairKey key, TimestampTz due);
 extern void sabot_pool_want_agents(SabotPairKey key, int n);
+extern void sabot_pool_want_share(SabotPairKey key, int n);
 extern void sabot_pool_want_no_more(SabotPairKey key, int n);
 extern bool sabot_pool_forgive_pair(SabotPairKey key, uint64 wake_seq);
 

@@ -284,6 +284,26 @@ sabot_pool_want_agents(SabotPairKey key, int n)
 }
 
 /*
+ * sabot_pool_want_share - have up to n agents of a pair started for queries
+ *
+ * They may take the places of idle agents of pairs that have more than their
+ * share of the pool.
+ */
+void
+sabot_pool_want_share(SabotPairKey key, int n)
+{
+	SabotPair  *pair = lock_new_pair(key);
+
+	if (pair)
+	{
+		pair->wanted = Max(pair->wanted, n);
+		pair->wants_share = true;
+		sabot_pool_wake_launcher_locked();
+	}
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
  * sabot_pair_want_none_locked - forget what sabot_pool_want_agents() was told
  */
 void

@@ -139,6 +139,59 @@ evict_idle_locked(const SabotPairKey *for_pair)
 }
 
 /*
+ * share_locked - how many agents of the pool are the due of each pair that has
+ * any, or is to have some
+ */
+static int
+share_locked(const SabotPair *newcomer, int limit)
+{
+	HASH_SEQ_STATUS scan;
+	SabotPair  *pair;
+	int			npairs = 0;
+
+	hash_seq_init(&scan, sabot_pairs);
+	while ((pair = hash_seq_search(&scan)) != NULL)
+		npairs += pair == newcomer ||
+			(pair->key.crew == newcomer->key.crew &&
+			 count_agents_locked(&pair->key).all > 0);
+	return Max(1, limit / npairs);
+}
+
+/*
+ * evict_surplus_locked - ask an idle agent of a pair with more than its share
+ * to give way for one with less
+ *
+ * For queries, which get on without agents.
+ */
+static void
+evict_surplus_locked(SabotPair *pair, int limit)
+{
+	int			share = share_locked(pair, limit);
+	SabotSlot  *oldest = NULL;
+
+	if (count_agents_locked(&pair->key).all >= share)
+		return;
+	for (int i = 0; i < sabot_pool->nslots; i++)
+	{
+		SabotSlot  *slot = &sabot_pool->slots[i];
+		SabotPairKey key = sabot_slot_pair(slot);
+		SabotPair  *other;
+
+		if (slot->state != SABOT_SLOT_IDLE || slot->signaled ||
+			slot->crew != (SabotCrew) pair->key.crew ||
+			(oldest != NULL && slot->since >= oldest->since))
+			continue;
+		other = sabot_pair_find_locked(key);
+		if (count_agents_locked(&key).all > Max(share, other ? other->keep : 0))
+			oldest = slot;
+	}
+	if (oldest == NULL)
+		return;
+	sabot_slot_leave_locked(oldest);
+	sabot_pool->evictions++;
+}
+
+/*
  * missing_agents_locked - how many agents a pair should have in addition
  *
  * Also makes due work count as waiting.  *next_event is lowered to when the
@@ -165,7 +218,10 @@ missing_agents_locked(SabotPair *pair, PairAgents *agents, TimestampTz now,
 
 	*agents = count_agents_locked(&pair->key);
 	if (agents->all >= pair->wanted)
+	{
 		pair->wanted = 0;
+		pair->wants_share = false;
+	}
 	agents->urgent = pair->demand > agents->available;
 	missing = Max(pair->demand - agents->available,
 				  Max(pair->wanted, pair->keep) - agents->all);
@@ -277,6 +333,13 @@ sabot_pair_schedule(SabotCrew crew, SabotPairKey *key, uint64 *generation,
 	else if (urgent &&
 			 count_leaving_locked(crew) < Max(1, sabot_pool->starved[crew]))
 		evict_idle_locked(&pair->key);
+	else if (pair != NULL && pair->wants_share &&
+			 count_leaving_locked(crew) == 0)
+	{
+		evict_surplus_locked(pair, limit);
+		/* Whoever still wants one asks again. */
+		pair->wants_share = false;
+	}
 	if (slotno != SABOT_NO_SLOT)
 		*key = pair->key;
 	LWLockRelease(sabot_pool->lock);

@@ -103,7 +103,7 @@ sabot_route_want_agents(int nagents)
 		OidIsValid(test_roleid))
 		return;
 	last = now;
-	sabot_pool_want_agents(my_pair(), Min(nagents, sabot_query_agents));
+	sabot_pool_want_share(my_pair(), Min(nagents, sabot_query_agents));
 	if (pg_atomic_read_u32(&sabot_route_shared->trust) == ROUTE_UNTESTED)
 		sabot_pool_request_probe(MyDatabaseId);
 }
