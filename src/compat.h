@@ -25,6 +25,7 @@
 #include "executor/executor.h"
 #include "common/jsonapi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "storage/latch.h"
 #include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
