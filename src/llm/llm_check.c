@@ -135,6 +135,10 @@ unreachable_advice(const SabotEndpoint *endpoint, const SabotReply *reply)
 		case CURLE_SSL_ISSUER_ERROR:
 			return "Use a URL with the name in the server's certificate, and add its issuer to the certificates that this machine trusts.";
 		default:
+			/* One that waits for a line of HTTP says nothing to TLS. */
+			if (reply->curl_code == CURLE_OPERATION_TIMEDOUT &&
+				strncmp(endpoint->origin, "https:", strlen("https:")) == 0)
+				return "If the server does not speak TLS, its URL begins with http:// instead; else see whether a firewall is in between, and whether the server is overloaded.";
 			if (reply->timed_out || reply->curl_code == CURLE_OPERATION_TIMEDOUT)
 				return "See whether a firewall is in between, and whether the server is overloaded.";
 			return "See whether the URL is that of a model server, and the server's own log.";

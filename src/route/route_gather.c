@@ -204,8 +204,8 @@ init_parallel_state(Funnel *funnel, int nworkers)
 	PlanState  *input = outerPlanState(funnel->node);
 	Bitmapset  *params = params_of(funnel);
 	int64		tuples_needed = funnel->is_merge ?
-		((GatherMergeState *) funnel->node)->tuples_needed :
-		((GatherState *) funnel->node)->tuples_needed;
+	((GatherMergeState *) funnel->node)->tuples_needed :
+	((GatherState *) funnel->node)->tuples_needed;
 
 	if (*pei == NULL)
 		*pei = ExecInitParallelPlan(input, funnel->node->state, params,
@@ -489,7 +489,7 @@ run_meant_for_agents(SABOT_EXECUTOR_RUN_PARAMS)
 	watch_funnels(queryDesc->planstate, &execution);
 	foreach(lc, queryDesc->estate->es_subplanstates)
 		if (lfirst(lc))
-			watch_funnels(lfirst(lc), &execution);
+		watch_funnels(lfirst(lc), &execution);
 	MemoryContextSwitchTo(old);
 
 	current = &execution;

@@ -117,7 +117,7 @@ makes_records(PlanState *node, void *context)
 		return false;
 	foreach(lc, node->plan->targetlist)
 		if (is_record(exprType((Node *) ((TargetEntry *) lfirst(lc))->expr)))
-			return true;
+		return true;
 	return planstate_tree_walker(node, makes_records, context);
 }
 
@@ -136,7 +136,7 @@ sabot_route_passes_records(PlanState *gather)
 
 	foreach(lc, estate->es_plannedstmt->paramExecTypes)
 		if (is_record(lfirst_oid(lc)))
-			return true;
+		return true;
 	for (int i = 0; params && i < params->numParams; i++)
 	{
 		ParamExternData data;
