@@ -535,6 +535,14 @@ run_items(SabotLlmRun *run)
 }
 
 /*
+ * The job that this worker has left last, between two items: every answer of
+ * it was given to all who have the same prompt, so that it need not look
+ * through them when it has its next turn.  Should another worker have left
+ * some behind, they are found when all else is done.
+ */
+static int64 left_job = 0;
+
+/*
  * run_job - run a job until it is done or is to be left
  */
 static void
@@ -545,8 +553,9 @@ run_job(SabotLlmRun *run)
 	sabot_usage_begin(run);
 	if (!sabot_llm_prepare(run))
 		return;
-	if (run->has_same)
+	if (run->has_same && (run->careful || left_job != run->job->job_id))
 		sabot_llm_reuse(run, 0);
+	left_job = 0;
 	done = run_items(run);
 	if (done && run->has_same)
 		sabot_llm_reuse(run, 0);
@@ -556,6 +565,8 @@ run_job(SabotLlmRun *run)
 		sabot_llm_pause(run);
 	else
 		sabot_llm_leave(run);
+	if (!done)
+		left_job = run->job->job_id;
 }
 
 /*
