@@ -294,7 +294,8 @@ sql($node, "SELECT sabot.cancel_job($job)");
 sql_fails($node, 'CALL sabot.wait_for_job(987654321)',
 	qr/ERROR:  42704/, 'waiting for a job that does not exist');
 
-# When every agent waits there is nobody left to wait for.
+# When every agent waits there is nobody left to wait for.  Those who wait come
+# first, however late the second agent starts.
 
 $node->append_conf('postgresql.conf',
 	"max_worker_processes = 6\nsabot.pool_size = 2");
@@ -303,7 +304,9 @@ sql($node, q{SELECT sabot.pause_queue('held')});
 $child = submit($node, "INSERT INTO effect VALUES ('for all')",
 	args => "queue => 'held'");
 my @parents =
-  map { submit($node, "CALL sabot.wait_for_job($child)") } 1 .. 2;
+  map {
+	submit($node, "CALL sabot.wait_for_job($child)", args => 'priority => 1')
+  } 1 .. 2;
 sql($node, q{SELECT sabot.resume_queue('held')});
 ends($node, $child, 'completed',
 	'all agents wait: what they wait for is done after all');
