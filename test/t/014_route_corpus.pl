@@ -290,7 +290,8 @@ foreach my $role ('corpus', $admin)
 	my $round = { mode => 'local', role => $role };
 
 	$reference{$role} = ask($round, @queries, @generated);
-	compare($round, ask($round, @queries, @generated), @queries, @generated);
+	compare($round, ask($round, @queries, @generated), @queries, @generated)
+	  if $role eq 'corpus';
 }
 unlike($reference{corpus}{$_->{name}}, qr/^ERROR:/m, "$_->{name} is without error")
   foreach grep { $reference{corpus}{$_->{name}} =~ /^ERROR:/m } @generated;
@@ -340,6 +341,7 @@ note(join ', ', map { "$_: $nodes{$_}" } sort keys %nodes);
 
 # The rounds, each of all queries and a third of those made up.  What "agents"
 # says are there when it begins; "sample" takes one in so many of the queries.
+# The last queries of the files spoil their session for agents.
 
 my $forced_jit = 'jit_above_cost=0';
 my @no_optimizing = ('jit_optimize_above_cost=-1', 'jit_inline_above_cost=-1');
@@ -361,15 +363,15 @@ my @rounds = (
 	{ mode => 'distributed', agents => 4, sample => 4, with => [ 'sabot.query_agents=2', 'jit=on', $forced_jit, @no_optimizing ] },
 	{ mode => 'distributed', agents => 1, with => [ 'sabot.query_agents=4', 'max_parallel_workers_per_gather=4' ] },
 	{ mode => 'distributed', agents => 4, role => $admin, with => ['sabot.query_agents=2'] },
-	{ mode => 'distributed', agents => 4, role => $admin, with => [ 'sabot.query_agents=4', 'max_parallel_workers_per_gather=4', 'parallel_leader_participation=off', 'enable_seqscan=off' ] },
-	{ mode => 'stock', role => $admin, with => ['enable_seqscan=off'] });
+	{ mode => 'distributed', agents => 4, role => $admin, with => [ 'sabot.query_agents=4', 'max_parallel_workers_per_gather=4', 'parallel_leader_participation=off', 'enable_indexscan=off' ] },
+	{ mode => 'stock', role => $admin, with => ['enable_indexscan=off'] });
 my ($ndistributed, $nserved, $nrounds) = (0, 0, 0);
 my ($warm, $turn) = ('', 0);
 
 foreach my $round (@rounds)
 {
 	my $n = $turn++;
-	my @asked = (@queries, grep { $n++ % 3 == 0 } @generated);
+	my @asked = ((grep { $n++ % 3 == 0 } @generated), @queries);
 
 	$round->{role} ||= 'corpus';
 	@asked = grep { $n++ % $round->{sample} == 0 } @asked if $round->{sample};

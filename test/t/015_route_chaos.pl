@@ -228,6 +228,7 @@ while (time() < $begun + $seconds && $hung eq '')
 }
 is($hung, '', 'no query hangs');
 diag(join ', ', map { "$_: $hits{$_}" } sort keys %hits);
+diag("distributed between two kills: $most_distributed");
 cmp_ok($hits{$_}, '>', 0, "there was: $_") foreach sort keys %hits;
 cmp_ok($most_distributed, '>', 100, 'many queries were distributed');
 
