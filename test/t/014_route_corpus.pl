@@ -348,7 +348,7 @@ my @no_optimizing = ('jit_optimize_above_cost=-1', 'jit_inline_above_cost=-1');
 my @rounds = (
 	{ mode => 'stock', with => ['max_parallel_workers_per_gather=2'] },
 	{ mode => 'stock', with => [ 'max_parallel_workers_per_gather=4', 'parallel_leader_participation=off', 'work_mem=64kB', 'enable_hashjoin=off' ] },
-	{ mode => 'stock', sample => 9, with => [ 'jit=on', $forced_jit, @no_optimizing ] },
+	{ mode => 'stock', sample => 12, with => [ 'jit=on', $forced_jit, @no_optimizing ] },
 	{ mode => 'plain', agents => 4 },
 	{ mode => 'auto', agents => 4 },
 	{ mode => 'distributed', agents => 4, with => ['sabot.query_agents=1'] },
@@ -360,7 +360,7 @@ my @rounds = (
 	{ mode => 'distributed', agents => 4, with => [ 'sabot.query_agents=2', 'enable_hashjoin=off', 'enable_mergejoin=off' ] },
 	{ mode => 'distributed', agents => 4, with => [ 'sabot.query_agents=4', 'max_parallel_workers_per_gather=4', 'enable_nestloop=off', 'enable_mergejoin=off', 'enable_parallel_hash=off' ] },
 	{ mode => 'distributed', agents => 4, with => [ 'sabot.query_agents=2', 'enable_partitionwise_join=on', 'enable_partitionwise_aggregate=on', 'enable_sort=off' ] },
-	{ mode => 'distributed', agents => 4, sample => 4, with => [ 'sabot.query_agents=2', 'jit=on', $forced_jit, @no_optimizing ] },
+	{ mode => 'distributed', agents => 4, sample => 8, with => [ 'sabot.query_agents=2', 'jit=on', $forced_jit, @no_optimizing ] },
 	{ mode => 'distributed', agents => 1, with => [ 'sabot.query_agents=4', 'max_parallel_workers_per_gather=4' ] },
 	{ mode => 'distributed', agents => 4, role => $admin, with => ['sabot.query_agents=2'] },
 	{ mode => 'distributed', agents => 4, role => $admin, with => [ 'sabot.query_agents=4', 'max_parallel_workers_per_gather=4', 'parallel_leader_participation=off', 'enable_indexscan=off' ] },
