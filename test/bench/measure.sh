@@ -45,12 +45,12 @@ pgbench_with()
 		bench 2>"$dir/pgbench.err" || { cat "$dir/pgbench.err" >&2; return 1; }
 }
 
-# latency TRANSACTIONS SCRIPT - p50 and p95, in milliseconds, of a transaction
-# of one client
+# latency TRANSACTIONS SCRIPT [ARGUMENT...] - p50 and p95, in milliseconds, of a
+# transaction of one client
 latency()
 {
 	rm -f "$dir"/latency.*
-	pgbench_with "$2" -l --log-prefix="$dir/latency" -t "$1" >/dev/null
+	pgbench_with "$2" -l --log-prefix="$dir/latency" -t "$1" "${@:3}" >/dev/null
 	awk '{ print $3 / 1000 }' "$dir"/latency.* | sort -g |
 		awk '{ v[NR] = $1 }
 			END { print v[int(NR * 0.5 + 0.5)], v[int(NR * 0.95 + 0.5)] }'
@@ -78,10 +78,11 @@ agents()
 		-c 'TRUNCATE effect'
 }
 
-# calc EXPRESSION - its value
+# calc EXPRESSION - its value; it is in parentheses because ">" after printf
+# would write to a file
 calc()
 {
-	awk "BEGIN { printf \"%.6g\n\", $1 }"
+	awk "BEGIN { printf \"%.6g\n\", ($1) }"
 }
 
 # short RATIO... - ratios for the reader, to two places
