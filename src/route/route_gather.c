@@ -540,6 +540,7 @@ executor_run(SABOT_EXECUTOR_RUN_PARAMS)
 	{
 		run_core(SABOT_EXECUTOR_RUN_ARGS);
 		sabot_route_count(stmt->parallelModeNeeded &&
+						  max_parallel_workers > 0 &&
 						  reason != SABOT_REASON_CURSOR ?
 						  SABOT_ROUTE_NATIVE : SABOT_ROUTE_LOCAL, reason, 0);
 	}
