@@ -183,11 +183,12 @@ prepare(void)
 
 	if (toc == NULL)
 		elog(ERROR, "invalid magic number in dynamic shared memory segment");
-	SetParallelStartTimestamps(my_task->xact_start, my_task->stmt_start);
 	(void) SetClientEncoding(GetDatabaseEncoding());
 	sabot_route_settings_apply(lookup(toc, PARALLEL_KEY_GUC));
 	if (!SabotAdoptSystemUser(my_task->system_user))
 		elog(ERROR, "agent has helped a session of another SYSTEM_USER");
+	/* Last: settings are applied in a transaction with times of its own. */
+	SetParallelStartTimestamps(my_task->xact_start, my_task->stmt_start);
 	return toc;
 }
 

@@ -70,7 +70,7 @@ serialize(void)
  *
  * As a parallel worker does it while it starts: checks that look into catalogs
  * are left out, as they have been done where the settings were made.  In no
- * transaction.
+ * transaction; leaves the start times of a parallel worker's at now.
  */
 static void
 restore(char *state)
