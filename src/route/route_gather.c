@@ -292,6 +292,25 @@ launch(Funnel *funnel, int nplanned)
 }
 
 /*
+ * reserve - take agents for a funnel, if it may have some, and there are any
+ */
+static void
+reserve(Funnel *funnel, int nplanned)
+{
+	ParallelExecutorInfo **pei = pei_of(funnel);
+
+	/* CREATE TABLE AS makes its table after the state was looked at. */
+	if (current->run.reason == SABOT_REASON_NONE &&
+		TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		current->run.reason = SABOT_REASON_HAS_WRITTEN;
+
+	/* Nor can a node that has run alone begin to share its state. */
+	if (current->run.reason == SABOT_REASON_NONE && nplanned > 0 &&
+		(*pei || !funnel->initialized))
+		funnel->launch = sabot_route_reserve(nplanned, pei);
+}
+
+/*
  * begin_funnel - the first execution of a funnel, or the first after a rescan
  *
  * Returns false if the core is to see to it, with workers of its own.
@@ -315,10 +334,7 @@ begin_funnel(Funnel *funnel)
 
 	if (current->run.ran == 0)
 		current->began_at = GetCurrentTimestamp();
-	/* Nor can a node that has run alone begin to share its state. */
-	if (current->run.reason == SABOT_REASON_NONE && nplanned > 0 &&
-		(*pei || !funnel->initialized))
-		funnel->launch = sabot_route_reserve(nplanned, pei);
+	reserve(funnel, nplanned);
 	if (funnel->launch)
 		nlaunched = launch(funnel, nplanned);
 	else if (current->run.reason == SABOT_REASON_NONE)
