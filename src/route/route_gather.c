@@ -147,7 +147,9 @@ exec_share(PlanState *node)
 
 	if (TupIsNull(slot) || IsA(node, SortState))
 	{
-		sabot_route_take_back(funnel->launch);
+		/* None, if our share was left early and found no agent again. */
+		if (funnel->launch)
+			sabot_route_take_back(funnel->launch);
 		funnel->share_is_watched = false;
 		ExecSetExecProcNode(node, funnel->share);
 	}
