@@ -383,6 +383,8 @@ void
 sabot_route_abandon(RouteLaunch *launch)
 {
 	HOLD_INTERRUPTS();
+	/* An agent may wait for one, and not for an interrupt. */
+	LWLockReleaseAll();
 	for (int i = 0; i < launch->nagents; i++)
 	{
 		SabotTaken *agent = &launch->agents[i];
