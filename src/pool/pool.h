@@ -316,7 +316,10 @@ extern void sabot_pool_set_query_server(const SabotQueryServer *server);
 extern const SabotQueryServer *sabot_pool_query_server(void);
 extern int	sabot_pool_take_parked(SabotPairKey key, int n, SabotTaken *taken,
 								   int *there);
-extern bool sabot_pool_hand_over(const SabotTaken *taken);
+extern bool sabot_pool_hand_over(const SabotTaken *taken,
+								 void (*write) (const SabotTaken *taken,
+												const void *work),
+								 const void *work);
 extern void sabot_pool_give_back(const SabotTaken *taken);
 extern int64 sabot_pool_my_work(void);
 

@@ -100,13 +100,17 @@ sabot_pool_take_parked(SabotPairKey key, int n, SabotTaken *taken, int *there)
 }
 
 /*
- * sabot_pool_hand_over - an agent that was taken has its work now
+ * sabot_pool_hand_over - give an agent that was taken its work
  *
- * Returns false if the agent is about to exit: then it may have seen the work,
- * or may not.
+ * "write" puts the work where the agent finds it, under the pool's lock.
+ * Returns false, and gives it nothing, if the agent is about to exit or gone;
+ * its slot may be another one's then.
  */
 bool
-sabot_pool_hand_over(const SabotTaken *taken)
+sabot_pool_hand_over(const SabotTaken *taken,
+					 void (*write) (const SabotTaken *taken,
+									const void *work),
+					 const void *work)
 {
 	SabotSlot  *slot = &sabot_pool->slots[taken->slotno];
 	bool		there;
@@ -114,7 +118,10 @@ sabot_pool_hand_over(const SabotTaken *taken)
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	there = slot->work_id == taken->work_id && !slot->leaving;
 	if (there)
+	{
+		write(taken, work);
 		slot->handed = true;
+	}
 	LWLockRelease(sabot_pool->lock);
 	if (there)
 		SetLatch(taken->latch);

@@ -170,18 +170,13 @@ sabot_route_reserve(int nagents, ParallelExecutorInfo **pei)
 }
 
 /*
- * fill_task - write down what an agent is to do
+ * fill_task - write down what all agents of a launch are to know
  */
 static void
-fill_task(RouteTask *task, int number, ParallelExecutorInfo *pei)
+fill_task(RouteTask *task, ParallelContext *pcxt)
 {
-	ParallelContext *pcxt = pei->pcxt;
-	char	   *base = dsm_segment_address(pcxt->seg);
-
+	memset(task, 0, sizeof(*task));
 	task->segment = dsm_segment_handle(pcxt->seg);
-	task->number = number;
-	task->tuple_queue = (char *) shm_mq_get_queue(pei->tqueue[number]) - base;
-	task->error_queue = (char *) shm_mq_get_queue(pcxt->worker[number].error_mqh) - base;
 	task->leader = MyProc;
 	task->leader_pid = MyProcPid;
 	task->leader_number = SabotMyProcSignalNumber;
@@ -191,6 +186,20 @@ fill_task(RouteTask *task, int number, ParallelExecutorInfo *pei)
 	task->xact_start = GetCurrentTransactionStartTimestamp();
 	task->stmt_start = GetCurrentStatementStartTimestamp();
 	strlcpy(task->system_user, SabotSystemUser(), ROUTE_SYSTEM_USER_LEN);
+}
+
+/*
+ * number_task - write down which of them an agent is
+ */
+static void
+number_task(RouteTask *task, int number, ParallelExecutorInfo *pei)
+{
+	ParallelContext *pcxt = pei->pcxt;
+	char	   *base = dsm_segment_address(pcxt->seg);
+
+	task->number = number;
+	task->tuple_queue = (char *) shm_mq_get_queue(pei->tqueue[number]) - base;
+	task->error_queue = (char *) shm_mq_get_queue(pcxt->worker[number].error_mqh) - base;
 }
 
 /*
@@ -216,26 +225,36 @@ let_go_of_errors(ParallelContext *pcxt, int i)
 }
 
 /*
- * take_back - take a task back from an agent that has not begun
- *
- * Returns false if it has.  If the Gather still expects something of the agent
- * it is told that nothing will come.
+ * expect_nothing - tell the Gather, if it still expects something of an agent,
+ * that nothing will come
  */
-static bool
-take_back(RouteLaunch *launch, int i)
+static void
+expect_nothing(RouteLaunch *launch, int i)
 {
-	const SabotTaken *agent = &launch->agents[i];
 	ParallelExecutorInfo *pei = *launch->pei;
 
-	if (!sabot_route_task_move(agent->slotno, agent->work_id,
-							   ROUTE_TASK_ASSIGNED, ROUTE_TASK_FREE))
-		return false;
-	sabot_pool_give_back(agent);
 	if (pei)
 	{
 		let_go_of_errors(pei->pcxt, i);
 		end_queue(launch->tuple_queues[i], pei->pcxt->seg);
 	}
+}
+
+/*
+ * take_back - take a task back from an agent that has not begun
+ *
+ * Returns false if it has.
+ */
+static bool
+take_back(RouteLaunch *launch, int i)
+{
+	const SabotTaken *agent = &launch->agents[i];
+
+	if (!sabot_route_task_move(agent->slotno, agent->work_id,
+							   ROUTE_TASK_ASSIGNED, ROUTE_TASK_FREE))
+		return false;
+	sabot_pool_give_back(agent);
+	expect_nothing(launch, i);
 	return true;
 }
 
@@ -272,6 +291,7 @@ sabot_route_launch(RouteLaunch *launch)
 {
 	ParallelExecutorInfo *pei = *launch->pei;
 	ParallelContext *pcxt = pei->pcxt;
+	RouteTask	task;
 
 	while (launch->nagents > pcxt->nworkers)
 		sabot_pool_give_back(&launch->agents[--launch->nagents]);
@@ -295,8 +315,8 @@ sabot_route_launch(RouteLaunch *launch)
 		memset(&pei->wal_usage[i], 0, sizeof(WalUsage));
 		launch->tuple_queues[i] = shm_mq_get_queue(pei->tqueue[i]);
 		pcxt->worker[i].bgwhandle = NULL;
-		fill_task(&sabot_route_shared->tasks[launch->agents[i].slotno], i, pei);
 	}
+	fill_task(&task, pcxt);
 	forget_workers(pcxt, launch->nagents);
 
 	/* Nothing can fail from here on. */
@@ -304,9 +324,10 @@ sabot_route_launch(RouteLaunch *launch)
 	launch->launched = true;
 	for (int i = 0; i < launch->nagents; i++)
 	{
-		sabot_route_task_assign(&launch->agents[i]);
-		if (!sabot_pool_hand_over(&launch->agents[i]))
-			take_back(launch, i);
+		number_task(&task, i, pei);
+		if (!sabot_pool_hand_over(&launch->agents[i], sabot_route_task_assign,
+								  &task))
+			expect_nothing(launch, i);
 	}
 	return launch->nagents;
 }

@@ -67,15 +67,19 @@ word_of(int64 work_id, RouteTaskState state)
 }
 
 /*
- * sabot_route_task_assign - make the task of an agent we have taken its own
+ * sabot_route_task_assign - make a task, which is a RouteTask, that of an agent
  *
- * All else about it has been written.
+ * For sabot_pool_hand_over(), which has the place be ours: had the agent died
+ * since we took it, the place could be that of another one, and of its task.
  */
 void
-sabot_route_task_assign(const SabotTaken *taken)
+sabot_route_task_assign(const SabotTaken *taken, const void *work)
 {
 	RouteTask  *task = &sabot_route_shared->tasks[taken->slotno];
+	Size		begin = offsetof(RouteTask, segment);
 
+	memcpy((char *) task + begin, (const char *) work + begin,
+		   offsetof(RouteTask, boot_segment) - begin);
 	pg_write_barrier();
 	pg_atomic_write_u64(&task->word,
 						word_of(taken->work_id, ROUTE_TASK_ASSIGNED));

@@ -37,7 +37,10 @@ typedef enum RouteTaskState
 	ROUTE_TASK_RUNNING
 } RouteTaskState;
 
-/* Written by the session while the word is FREE, read by the agent. */
+/*
+ * Written by the session under the pool's lock while the word is FREE, read by
+ * the agent.
+ */
 typedef struct RouteTask
 {
 	pg_atomic_uint64 word;		/* work id and state */
@@ -80,7 +83,7 @@ extern RouteShared *sabot_route_shared;
 /* in route_task.c */
 extern Size sabot_route_task_shmem_size(void);
 extern void sabot_route_task_shmem_init(void);
-extern void sabot_route_task_assign(const SabotTaken *taken);
+extern void sabot_route_task_assign(const SabotTaken *taken, const void *work);
 extern bool sabot_route_task_move(int slotno, int64 work_id,
 								  RouteTaskState from, RouteTaskState to);
 extern bool sabot_route_task_is(int slotno, int64 work_id,
