@@ -158,6 +158,7 @@ decline(void)
 	shm_mq	   *queue = (shm_mq *) ((char *) dsm_segment_address(segment) +
 									my_task->tuple_queue);
 
+	sabot_route_task_note_decline();
 	shm_mq_set_sender(queue, MyProc);
 	shm_mq_detach(shm_mq_attach(queue, segment, NULL));
 	say_done();

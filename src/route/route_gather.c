@@ -49,6 +49,8 @@ typedef struct Funnel
 	bool		initialized;
 	bool		core_does_it;	/* has got workers of the core's */
 	RouteLaunch *launch;		/* agents of its last execution, or NULL */
+	bool		is_theirs;		/* we leave the work to them alone */
+	uint64		declines;		/* of agents, before that execution */
 	ExecProcNodeMtd share;		/* how our share of its input is made */
 	bool		share_is_watched;
 } Funnel;
@@ -273,6 +275,7 @@ launch(Funnel *funnel, int nplanned)
 	int			nlaunched;
 	TimestampTz ready_at;
 
+	funnel->declines = sabot_route_task_declines();
 	init_parallel_state(funnel, sabot_route_launch_size(funnel->launch));
 	ready_at = GetCurrentTimestamp();
 	nlaunched = sabot_route_launch(funnel->launch);
@@ -356,10 +359,32 @@ begin_funnel(Funnel *funnel)
 		sabot_route_launch_none(*pei);
 	}
 	funnel->initialized = true;
+	funnel->is_theirs = nlaunched > 0 && !parallel_leader_participation;
 	set_readers(funnel, nlaunched,
 				nlaunched > 0 ? make_readers(*pei, nlaunched) : NULL);
 	if (nlaunched > 0)
 		watch_share(funnel);
+	return true;
+}
+
+/*
+ * nobody_took_part - whether agents that the work was left to may all have
+ * done nothing
+ *
+ * True once.  Our session may take part late, too: what others have done it
+ * finds done.
+ */
+static bool
+nobody_took_part(PlanState *node)
+{
+	Funnel	   *funnel = find_funnel(node, false);
+
+	if (!funnel->is_theirs ||
+		funnel->declines == sabot_route_task_declines())
+		return false;
+	funnel->is_theirs = false;
+	current->run.ran = 0;
+	current->run.reason = SABOT_REASON_NO_AGENT;
 	return true;
 }
 
@@ -369,17 +394,36 @@ begin_funnel(Funnel *funnel)
 static TupleTableSlot *
 exec_gather(PlanState *node)
 {
-	if (!((GatherState *) node)->initialized)
+	GatherState *gather = (GatherState *) node;
+	TupleTableSlot *slot;
+
+	if (!gather->initialized)
 		(void) begin_funnel(find_funnel(node, false));
-	return core_gather(node);
+	slot = core_gather(node);
+	if (TupIsNull(slot) && nobody_took_part(node))
+	{
+		gather->need_to_scan_locally = true;
+		slot = core_gather(node);
+	}
+	return slot;
 }
 
 static TupleTableSlot *
 exec_gather_merge(PlanState *node)
 {
-	if (!((GatherMergeState *) node)->initialized)
+	GatherMergeState *gather = (GatherMergeState *) node;
+	TupleTableSlot *slot;
+
+	if (!gather->initialized)
 		(void) begin_funnel(find_funnel(node, false));
-	return core_gather_merge(node);
+	slot = core_gather_merge(node);
+	if (TupIsNull(slot) && nobody_took_part(node))
+	{
+		gather->need_to_scan_locally = true;
+		gather->gm_initialized = false;
+		slot = core_gather_merge(node);
+	}
+	return slot;
 }
 
 /*

@@ -233,6 +233,7 @@ expect_nothing(RouteLaunch *launch, int i)
 {
 	ParallelExecutorInfo *pei = *launch->pei;
 
+	sabot_route_task_note_decline();
 	if (pei)
 	{
 		let_go_of_errors(pei->pcxt, i);

@@ -48,6 +48,7 @@ sabot_route_task_shmem_init(void)
 		return;
 	memset(sabot_route_shared, 0, sabot_route_task_shmem_size());
 	pg_atomic_init_u32(&sabot_route_shared->trust, ROUTE_UNTESTED);
+	pg_atomic_init_u64(&sabot_route_shared->declines, 0);
 	for (int i = 0; i < SABOT_MAX_SLOTS; i++)
 	{
 		RouteTask  *task = &sabot_route_shared->tasks[i];
@@ -119,4 +120,23 @@ sabot_route_task_is_over(int slotno, int64 work_id)
 {
 	return !sabot_route_task_is(slotno, work_id, ROUTE_TASK_ASSIGNED) &&
 		!sabot_route_task_is(slotno, work_id, ROUTE_TASK_RUNNING);
+}
+
+/*
+ * sabot_route_task_note_decline - count an agent that does nothing for a query
+ * it was to take part in
+ */
+void
+sabot_route_task_note_decline(void)
+{
+	(void) pg_atomic_fetch_add_u64(&sabot_route_shared->declines, 1);
+}
+
+/*
+ * sabot_route_task_declines - how many there were, in the whole server
+ */
+uint64
+sabot_route_task_declines(void)
+{
+	return pg_atomic_read_u64(&sabot_route_shared->declines);
 }

@@ -75,6 +75,7 @@ typedef enum RouteTrust
 typedef struct RouteShared
 {
 	pg_atomic_uint32 trust;		/* a RouteTrust */
+	pg_atomic_uint64 declines;	/* agents that did nothing, so far */
 	RouteTask	tasks[FLEXIBLE_ARRAY_MEMBER];
 } RouteShared;
 
@@ -89,6 +90,8 @@ extern bool sabot_route_task_move(int slotno, int64 work_id,
 extern bool sabot_route_task_is(int slotno, int64 work_id,
 								RouteTaskState state);
 extern bool sabot_route_task_is_over(int slotno, int64 work_id);
+extern void sabot_route_task_note_decline(void);
+extern uint64 sabot_route_task_declines(void);
 
 /* in route_launch.c */
 typedef struct RouteLaunch RouteLaunch;
