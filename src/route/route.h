@@ -58,6 +58,7 @@ typedef enum SabotReason
 	SABOT_REASON_AUTHORIZATION, /* SET SESSION AUTHORIZATION */
 	SABOT_REASON_LIBRARIES,		/* its session has libraries of its own */
 	SABOT_REASON_RECORD,		/* anonymous records pass between processes */
+	SABOT_REASON_NO_PROCESSOR,	/* as many large queries as processors */
 	SABOT_REASON_NO_AGENT,		/* no idle agent */
 	SABOT_REASON_NO_MEMORY,		/* no dynamic shared memory segment */
 	SABOT_NREASONS

@@ -339,6 +339,9 @@ begin_funnel(Funnel *funnel)
 
 	if (current->run.ran == 0)
 		current->began_at = GetCurrentTimestamp();
+	if (current->run.reason == SABOT_REASON_NONE &&
+		(nplanned = sabot_route_fair_agents(nplanned)) == 0)
+		current->run.reason = SABOT_REASON_NO_PROCESSOR;
 	reserve(funnel, nplanned);
 	if (funnel->launch)
 		nlaunched = launch(funnel, nplanned);
@@ -348,6 +351,7 @@ begin_funnel(Funnel *funnel)
 		sabot_route_want_agents(nplanned);
 
 	if (funnel->launch == NULL && *pei == NULL && !funnel->initialized &&
+		current->run.reason != SABOT_REASON_NO_PROCESSOR &&
 		is_worth_forking(funnel->node))
 	{
 		funnel->core_does_it = true;
@@ -550,10 +554,13 @@ run_meant_for_agents(SABOT_EXECUTOR_RUN_PARAMS)
 	execution.run.reason = sabot_route_state_reason();
 	watch_funnels(queryDesc->planstate, &execution);
 	foreach(lc, queryDesc->estate->es_subplanstates)
+	{
 		if (lfirst(lc))
-		watch_funnels(lfirst(lc), &execution);
+			watch_funnels(lfirst(lc), &execution);
+	}
 	MemoryContextSwitchTo(old);
 
+	sabot_route_enter();
 	current = &execution;
 	PG_TRY();
 	{
@@ -562,11 +569,13 @@ run_meant_for_agents(SABOT_EXECUTOR_RUN_PARAMS)
 	PG_CATCH();
 	{
 		current = execution.outer;
+		sabot_route_leave();
 		end_funnels(&execution, true);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
 	current = execution.outer;
+	sabot_route_leave();
 	end_funnels(&execution, false);
 	note_run(&execution);
 }

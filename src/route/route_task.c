@@ -48,6 +48,7 @@ sabot_route_task_shmem_init(void)
 		return;
 	memset(sabot_route_shared, 0, sabot_route_task_shmem_size());
 	pg_atomic_init_u32(&sabot_route_shared->trust, ROUTE_UNTESTED);
+	pg_atomic_init_u32(&sabot_route_shared->running, 0);
 	pg_atomic_init_u64(&sabot_route_shared->declines, 0);
 	for (int i = 0; i < SABOT_MAX_SLOTS; i++)
 	{

@@ -75,6 +75,7 @@ typedef enum RouteTrust
 typedef struct RouteShared
 {
 	pg_atomic_uint32 trust;		/* a RouteTrust */
+	pg_atomic_uint32 running;	/* sessions that run a large query */
 	pg_atomic_uint64 declines;	/* agents that did nothing, so far */
 	RouteTask	tasks[FLEXIBLE_ARRAY_MEMBER];
 } RouteShared;
@@ -110,6 +111,11 @@ extern void sabot_route_want_agents(int nagents);
 extern void sabot_route_test_begin(Oid roleid);
 extern void sabot_route_test_end(void);
 extern bool sabot_route_is_test(void);
+
+/* in route_busy.c */
+extern void sabot_route_enter(void);
+extern void sabot_route_leave(void);
+extern int	sabot_route_fair_agents(int nplanned);
 
 /* in route_state.c */
 extern void sabot_route_state_init(void);

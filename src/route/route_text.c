@@ -43,6 +43,7 @@ static const char *const reason_texts[SABOT_NREASONS] = {
 	[SABOT_REASON_AUTHORIZATION] = "session authorization was set",
 	[SABOT_REASON_LIBRARIES] = "session has loaded libraries",
 	[SABOT_REASON_RECORD] = "anonymous records",
+	[SABOT_REASON_NO_PROCESSOR] = "no idle processor",
 	[SABOT_REASON_NO_AGENT] = "no idle agent",
 	[SABOT_REASON_NO_MEMORY] = "no dynamic shared memory"
 };
