@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/fd.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -291,12 +292,25 @@ test_with(Oid roleid)
 }
 
 /*
- * report_failure - turn off what the self-test has found not to work
+ * remove_note - callback at exit: a prober that is told to exit is no failure
  */
 static void
-report_failure(MemoryContext context)
+remove_note(int code, Datum arg)
+{
+	leave_note(false);
+}
+
+/*
+ * report_failure - turn off what the self-test has found not to work
+ *
+ * An agent that somebody has ended or canceled meanwhile tells nothing; the
+ * self-test is left to a later prober then.
+ */
+static void
+report_failure(MemoryContext context, TimestampTz began_at)
 {
 	ErrorData  *error;
+	bool		by_somebody;
 
 	MemoryContextSwitchTo(context);
 	HOLD_INTERRUPTS();
@@ -304,8 +318,15 @@ report_failure(MemoryContext context)
 	sabot_route_test_end();
 	AbortCurrentTransaction();
 	FlushErrorState();
-	set_trust(ROUTE_BROKEN);
+	by_somebody = ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+		ERRCODE_OPERATOR_INTERVENTION &&
+		!TimestampDifferenceExceeds(began_at, GetCurrentTimestamp(),
+									TEST_TIMEOUT_MS);
+	if (!by_somebody)
+		set_trust(ROUTE_BROKEN);
 	RESUME_INTERRUPTS();
+	if (by_somebody)
+		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_INTERNAL_ERROR),
 			 errmsg("sabot will not run queries on agents"),
@@ -322,6 +343,7 @@ void
 sabot_route_test(void)
 {
 	MemoryContext context = CurrentMemoryContext;
+	TimestampTz began_at = GetCurrentTimestamp();
 	Oid			roleid = InvalidOid;
 
 	if (pg_atomic_read_u32(&sabot_route_shared->trust) == ROUTE_UNTESTED &&
@@ -329,6 +351,7 @@ sabot_route_test(void)
 		roleid = await_agent(InvalidOid);
 	if (!OidIsValid(roleid))
 		return;
+	before_shmem_exit(remove_note, 0);
 	PG_TRY();
 	{
 		leave_note(true);
@@ -337,8 +360,9 @@ sabot_route_test(void)
 	}
 	PG_CATCH();
 	{
-		report_failure(context);
+		report_failure(context, began_at);
 	}
 	PG_END_TRY();
+	cancel_before_shmem_exit(remove_note, 0);
 	leave_note(false);
 }
