@@ -460,15 +460,16 @@ static SabotParking
 sleep_parked(TimestampTz look_at)
 {
 	SabotParking parking;
+	int			events;
 
 	do
 	{
 		TimestampTz now = GetCurrentTimestamp();
 		long		nap = TimestampDifferenceMilliseconds(now, look_at);
 
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(nap, nap_ms()), PG_WAIT_EXTENSION);
+		events = WaitLatch(MyLatch,
+						   WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						   Min(nap, nap_ms()), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		await_announced();
 		sabot_agent_service_requests();
@@ -478,11 +479,18 @@ sleep_parked(TimestampTz look_at)
 			look_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												  AGENT_NAP_MS);
 	} while (parking == SABOT_PARKED_RESERVED);
+	if (parking == SABOT_PARKED_UNTOLD && (events & WL_TIMEOUT))
+		parking = SABOT_PARKED_FREE;
 	return parking;
 }
 
 /*
  * wait_for_work - sleep until there may be something to do, and serve queries
+ *
+ * After a query, and when one is taken back, the session lets go of queues that
+ * it shares with us, and each time wakes us though we are told nothing.  To
+ * look for work then would be to come home, and to put the settings of that
+ * session in force anew for its next query.
  *
  * Returns false if the agent is to leave.
  */
@@ -503,11 +511,13 @@ wait_for_work(void)
 		parking = leave ? sabot_slot_unpark() : SABOT_PARKED_RESERVED;
 		if (parking == SABOT_PARKED_RESERVED)
 			parking = sleep_parked(look_at);
-		served = parking == SABOT_PARKED_TAKEN;
-		if (served)
+		if (parking == SABOT_PARKED_TAKEN)
 			serve_query();
 		else if (leave)
 			return false;
+		served = parking == SABOT_PARKED_TAKEN ||
+			(parking == SABOT_PARKED_UNTOLD &&
+			 !sabot_agent_authority_changed());
 		if (!served || GetCurrentTimestamp() >= look_at)
 		{
 			AcceptInvalidationMessages();

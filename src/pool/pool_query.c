@@ -166,10 +166,11 @@ sabot_slot_unpark(void)
 	SabotParking result;
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
-	if (slot->work_id == 0)
-		result = SABOT_PARKED_FREE;
-	else
+	if (slot->work_id != 0)
 		result = slot->handed ? SABOT_PARKED_TAKEN : SABOT_PARKED_RESERVED;
+	else
+		result = slot->signaled || slot->stop ? SABOT_PARKED_FREE :
+			SABOT_PARKED_UNTOLD;
 	slot->parked = result == SABOT_PARKED_RESERVED;
 	LWLockRelease(sabot_pool->lock);
 	return result;

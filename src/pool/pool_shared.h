@@ -86,9 +86,10 @@ typedef struct SabotPool
 /* How an agent stands that was parked. */
 typedef enum SabotParking
 {
-	SABOT_PARKED_FREE,
+	SABOT_PARKED_FREE,			/* has been told of a job, or to leave */
 	SABOT_PARKED_RESERVED,		/* taken for a query, has yet to be told */
-	SABOT_PARKED_TAKEN
+	SABOT_PARKED_TAKEN,
+	SABOT_PARKED_UNTOLD			/* has been told nothing */
 } SabotParking;
 
 /* Every process of the pool catches up with invalidations while idle. */
