@@ -104,7 +104,8 @@ sabot_pool_take_parked(SabotPairKey key, int n, SabotTaken *taken, int *there)
  *
  * "write" puts the work where the agent finds it, under the pool's lock.
  * Returns false, and gives it nothing, if the agent is about to exit or gone;
- * its slot may be another one's then.
+ * its slot may be another one's then.  Waking it, by its latch, is left to the
+ * caller: it needs the lock at once, and may need our processor.
  */
 bool
 sabot_pool_hand_over(const SabotTaken *taken,
@@ -123,8 +124,6 @@ sabot_pool_hand_over(const SabotTaken *taken,
 		slot->handed = true;
 	}
 	LWLockRelease(sabot_pool->lock);
-	if (there)
-		SetLatch(taken->latch);
 	return there;
 }
 

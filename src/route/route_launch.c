@@ -330,6 +330,9 @@ sabot_route_launch(RouteLaunch *launch)
 								  &task))
 			expect_nothing(launch, i);
 	}
+	/* The latch of one that has gone meanwhile does no harm. */
+	for (int i = 0; i < launch->nagents; i++)
+		SetLatch(launch->agents[i].latch);
 	return launch->nagents;
 }
 
