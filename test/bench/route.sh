@@ -404,8 +404,8 @@ compare_small_table()
 small_tables()
 {
 	compare_small_table 1000 600
-	compare_small_table 9999 150
-	compare_small_table 10000 150
+	compare_small_table 9999 80
+	compare_small_table 10000 80
 }
 
 row_16()
@@ -442,7 +442,7 @@ large_table()
 	local query
 
 	prepare_fact 5000000
-	time_queries 5000000 2 auto stock
+	time_queries 5000000 1 auto stock
 	for query in $queries; do
 		record_gain 19 5000000 "$query" stock 'stock parallel query' 1
 	done
