@@ -53,6 +53,9 @@
 #define PARALLEL_KEY_ACTIVE_SNAPSHOT		UINT64CONST(0xFFFFFFFFFFFF0007)
 #define PARALLEL_KEY_TRANSACTION_STATE		UINT64CONST(0xFFFFFFFFFFFF0008)
 
+/* What could not be mapped is tried again after, in ms. */
+#define ATTACH_NAP_MS	10
+
 /* The task our agent has, from its beginning to its end. */
 static RouteTask *my_task = NULL;
 static int64 my_work_id = 0;
@@ -323,6 +326,78 @@ take_part(void)
 }
 
 /*
+ * try_to_attach - map the segment of a task that we have yet to begin
+ *
+ * Returns false if that cannot be, for want of file handles, say, which is not
+ * the session's business either.
+ */
+static bool
+try_to_attach(dsm_handle handle)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		segment = dsm_attach(handle);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		HOLD_INTERRUPTS();
+		EmitErrorReport();
+		FlushErrorState();
+		segment = dsm_find_mapping(handle);
+		if (segment)
+			dsm_detach(segment);
+		segment = NULL;
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	return segment != NULL;
+}
+
+/*
+ * begin_attached - begin our task, whose segment is mapped
+ *
+ * Returns false if it has been taken back.
+ */
+static bool
+begin_attached(RouteTask *task, int64 work_id)
+{
+	if (!sabot_route_task_move(sabot_my_slot, work_id, ROUTE_TASK_ASSIGNED,
+							   ROUTE_TASK_RUNNING))
+	{
+		dsm_detach(segment);
+		segment = NULL;
+		return false;
+	}
+	my_task = task;
+	my_work_id = work_id;
+	return true;
+}
+
+/*
+ * begin - begin our task, unless it is taken back before
+ *
+ * As long as we have not begun the session can do without us.
+ */
+static bool
+begin(RouteTask *task, int64 work_id)
+{
+	while (!try_to_attach(task->segment))
+	{
+		if (!sabot_route_task_is(sabot_my_slot, work_id, ROUTE_TASK_ASSIGNED))
+			return false;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 ATTACH_NAP_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return begin_attached(task, work_id);
+}
+
+/*
  * run - our agent has been taken for a query
  *
  * Its task may have been taken back since.
@@ -334,19 +409,17 @@ run(void)
 	int64		work_id = sabot_pool_my_work();
 	MemoryContext old;
 
-	if (!sabot_route_task_move(sabot_my_slot, work_id, ROUTE_TASK_ASSIGNED,
-							   ROUTE_TASK_RUNNING))
+	if (!sabot_route_task_is(sabot_my_slot, work_id, ROUTE_TASK_ASSIGNED))
 		return;
-	my_task = task;
-	my_work_id = work_id;
 	if (task_context == NULL)
 		task_context = AllocSetContextCreate(TopMemoryContext, "sabot task",
 											 ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(task_context);
-	segment = dsm_attach(task->segment);
-	if (segment)
+	if (begin(task, work_id))
+	{
 		take_part();
-	end_task();
+		end_task();
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(task_context);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -361,14 +434,14 @@ run(void)
 static void
 leave(int64 work_id)
 {
+	RouteTask  *task = &sabot_route_shared->tasks[sabot_my_slot];
+
+	/* What cannot be attached now is taken back when the session is done. */
 	if (work_id == 0 || my_task != NULL ||
-		!sabot_route_task_move(sabot_my_slot, work_id, ROUTE_TASK_ASSIGNED,
-							   ROUTE_TASK_RUNNING))
+		!sabot_route_task_is(sabot_my_slot, work_id, ROUTE_TASK_ASSIGNED) ||
+		!try_to_attach(task->segment))
 		return;
-	my_task = &sabot_route_shared->tasks[sabot_my_slot];
-	my_work_id = work_id;
-	segment = dsm_attach(my_task->segment);
-	if (segment)
+	if (begin_attached(task, work_id))
 	{
 		attach_errors(my_task);
 		decline();
