@@ -192,20 +192,22 @@ typedef struct SabotTaken
 } SabotTaken;
 
 /*
- * What agents do for queries.  startup: launcher, once.  prepare: launcher, before it registers an
- * agent for a slot.  attach: agent, once it is connected; whether it can serve
- * queries.  run: agent, in no transaction, taken for a query; must not raise
- * errors.  come_home: agent, in no transaction, before it does anything but
- * serving queries.  settings_changed: agent, its settings have been read anew.
- * leave: agent that exits, its process still whole, and the query it had been
- * taken for, or 0.  gone: the same, when its transaction has been aborted and
- * its locks are released.  probe: prober, in no transaction.
+ * What agents do for queries.  startup: launcher, once.  prepare: launcher,
+ * before it registers an agent for a slot.  attach: agent, once it is
+ * connected; whether it can serve queries.  ready: agent, about to be idle;
+ * whether it still can.  run: agent, in no transaction, taken for a query; must
+ * not raise errors.  come_home: agent, in no transaction, before it does
+ * anything but serving queries.  settings_changed: agent, its settings have
+ * been read anew.  leave: agent that exits, its process still whole, and the
+ * query it had been taken for, or 0.  gone: the same, when its transaction has
+ * been aborted and its locks are released.  probe: prober, in no transaction.
  */
 typedef struct SabotQueryServer
 {
 	void		(*startup) (void);
 	void		(*prepare) (int slotno);
 	bool		(*attach) (void);
+	bool		(*ready) (void);
 	void		(*run) (void);
 	void		(*come_home) (void);
 	void		(*settings_changed) (void);

@@ -501,7 +501,7 @@ wait_for_work(void)
 													  AGENT_NAP_MS);
 	bool		served = false;
 
-	while (sabot_slot_set_idle(query_server != NULL))
+	while (sabot_slot_set_idle(query_server && query_server->ready()))
 	{
 		bool		leave = idle_too_long() || !sabot_enabled;
 		SabotParking parking;

@@ -471,6 +471,7 @@ static const SabotQueryServer query_server = {
 	.startup = sabot_route_test_startup,
 	.prepare = sabot_route_boot_prepare,
 	.attach = sabot_route_boot,
+	.ready = sabot_route_is_pristine,
 	.run = run,
 	.come_home = sabot_route_settings_home,
 	.settings_changed = sabot_route_settings_changed,

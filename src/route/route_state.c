@@ -51,6 +51,16 @@ has_libraries(void)
 }
 
 /*
+ * sabot_route_is_pristine - whether our agent has no library that a job has
+ * loaded; if it has it is none to run other sessions' queries
+ */
+bool
+sabot_route_is_pristine(void)
+{
+	return !has_loaded;
+}
+
+/*
  * has_temporary - whether our session has, or has had, temporary objects
  *
  * Names are looked up in their schema, and it cannot be lent to an agent.

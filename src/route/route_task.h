@@ -120,6 +120,7 @@ extern int	sabot_route_fair_agents(int nplanned);
 /* in route_state.c */
 extern void sabot_route_state_init(void);
 extern SabotReason sabot_route_state_reason(void);
+extern bool sabot_route_is_pristine(void);
 extern bool sabot_route_passes_records(PlanState *gather);
 
 /* in route_boot.c */
