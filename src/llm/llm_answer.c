@@ -527,9 +527,10 @@ sabot_answer_read(const SabotEndpoint *endpoint, const SabotLlmSpec *spec,
 static void
 read_loaded(const cJSON *json, Reading *reading)
 {
+	bool		embeds = reading->spec != NULL && reading->spec->embedding;
+
 	read_ollama_account(json, reading->answer);
-	if (!reading->spec->embedding &&
-		!cJSON_IsTrue(sabot_json_member(json, "done")))
+	if (!embeds && !cJSON_IsTrue(sabot_json_member(json, "done")))
 		incomplete(reading->answer, "server did not say that the model is loaded");
 }
 

@@ -154,7 +154,7 @@ share_locked(const SabotPair *newcomer, int limit)
 		npairs += pair == newcomer ||
 			(pair->key.crew == newcomer->key.crew &&
 			 count_agents_locked(&pair->key).all > 0);
-	return Max(1, limit / npairs);
+	return Max(1, limit / Max(1, npairs));
 }
 
 /*
@@ -330,7 +330,7 @@ sabot_pair_schedule(SabotCrew crew, SabotPairKey *key, uint64 *generation,
 	limit = sabot_pool_limit_locked(crew, &live);
 	if (pair != NULL && live < limit)
 		slotno = sabot_slot_reserve_locked(pair, generation);
-	else if (urgent &&
+	else if (pair != NULL && urgent &&
 			 count_leaving_locked(crew) < Max(1, sabot_pool->starved[crew]))
 		evict_idle_locked(&pair->key);
 	else if (pair != NULL && pair->wants_share &&
