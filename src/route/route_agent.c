@@ -25,6 +25,7 @@
 #include "access/parallel.h"
 #include "access/xact.h"
 #include "executor/execParallel.h"
+#include "fmgr.h"
 #include "libpq/pqformat.h"
 #include "libpq/pqmq.h"
 #include "mb/pg_wchar.h"
@@ -48,6 +49,7 @@
 
 /* What parallel.c calls them; the self-test finds out if that changes. */
 #define PARALLEL_MAGIC						0x50477c7c
+#define PARALLEL_KEY_LIBRARY				UINT64CONST(0xFFFFFFFFFFFF0003)
 #define PARALLEL_KEY_GUC					UINT64CONST(0xFFFFFFFFFFFF0004)
 #define PARALLEL_KEY_TRANSACTION_SNAPSHOT	UINT64CONST(0xFFFFFFFFFFFF0006)
 #define PARALLEL_KEY_ACTIVE_SNAPSHOT		UINT64CONST(0xFFFFFFFFFFFF0007)
@@ -61,6 +63,9 @@ static RouteTask *my_task = NULL;
 static int64 my_work_id = 0;
 static dsm_segment *segment = NULL;
 static MemoryContext task_context = NULL;
+
+/* The libraries of the session last helped, which we have since then. */
+static char *libraries = NULL;
 
 /*
  * tell_leader - have the session look at its queues
@@ -177,6 +182,45 @@ lookup(shm_toc *toc, uint64 key)
 }
 
 /*
+ * libraries_size - bytes of a serialized list of libraries, names one after
+ * the other with an empty one at the end
+ */
+static Size
+libraries_size(const char *state)
+{
+	const char *end = state;
+
+	while (*end)
+		end += strlen(end) + 1;
+	return end + 1 - state;
+}
+
+/*
+ * load_libraries - have the libraries that the session has loaded
+ *
+ * Those of functions, see route_state.c.  They have to be there before the
+ * session's settings, some of which may be theirs: one that is loaded within
+ * the query does not get its settings anymore.  In no transaction.
+ */
+static void
+load_libraries(char *state)
+{
+	Size		size = libraries_size(state);
+
+	if (libraries && libraries_size(libraries) == size &&
+		memcmp(libraries, state, size) == 0)
+		return;
+	StartTransactionCommand();
+	RestoreLibraryState(state);
+	CommitTransactionCommand();
+	if (libraries)
+		pfree(libraries);
+	libraries = NULL;
+	libraries = MemoryContextAlloc(TopMemoryContext, size);
+	memcpy(libraries, state, size);
+}
+
+/*
  * prepare - get ready for the transaction; errors here are no harm
  */
 static shm_toc *
@@ -188,6 +232,7 @@ prepare(void)
 	if (toc == NULL)
 		elog(ERROR, "invalid magic number in dynamic shared memory segment");
 	(void) SetClientEncoding(GetDatabaseEncoding());
+	load_libraries(lookup(toc, PARALLEL_KEY_LIBRARY));
 	sabot_route_settings_apply(lookup(toc, PARALLEL_KEY_GUC));
 	if (!SabotAdoptSystemUser(my_task->system_user))
 		elog(ERROR, "agent has helped a session of another SYSTEM_USER");

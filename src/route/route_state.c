@@ -37,7 +37,8 @@ static bool has_loaded = false; /* LOAD was executed in our session */
  * has_libraries - whether our session may have libraries that its agents have
  * not
  *
- * Those of functions do not count: an agent loads them when it calls one.
+ * Those of functions do not count: an agent may have loaded them for a job,
+ * and loads them for a query.
  */
 static bool
 has_libraries(void)
