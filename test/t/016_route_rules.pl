@@ -76,9 +76,11 @@ CREATE FUNCTION tell(level text, id int, at int) RETURNS int LANGUAGE plpgsql PA
 BEGIN
 	IF id = at AND level = 'notice' THEN RAISE NOTICE 'here is %', id USING HINT = 'Look.'; END IF;
 	IF id = at AND level = 'warning' THEN RAISE WARNING 'beware of %', id USING ERRCODE = '01ABC'; END IF;
-	IF id = at AND level = 'error' THEN RAISE EXCEPTION 'no % f\\u00fcr you', id USING ERRCODE = 'AB123', DETAIL = 'It is so.'; END IF;
+	IF id = at AND level = 'error' THEN RAISE EXCEPTION 'no % f%r you', id, chr(252) USING ERRCODE = 'AB123', DETAIL = 'It is so.'; END IF;
 	RETURN id;
 END \$\$;
+CREATE FUNCTION slow(id int) RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS
+	'BEGIN PERFORM pg_sleep(0.01) WHERE id % 20 = 0; RETURN id; END';
 CREATE FUNCTION restricted(int) RETURNS int LANGUAGE plpgsql PARALLEL RESTRICTED AS 'BEGIN RETURN \$1; END';
 CREATE FUNCTION unsafe(int) RETURNS int LANGUAGE plpgsql PARALLEL UNSAFE AS 'BEGIN RETURN \$1; END';
 CREATE FUNCTION read_other() RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN RETURN (SELECT max(i) FROM other); END';
@@ -687,7 +689,457 @@ test_rule($session,
 	});
 $session->quit;
 
+
+# Snapshots
+
+$alice->query_safe("BEGIN ISOLATION LEVEL REPEATABLE READ; $count");
+$watch->query_safe("INSERT INTO big VALUES (0, 0, 'new')");
+test_rule($alice,
+	{ name => 'repeatable read', query => $count, answer => $full,
+		after => 'COMMIT' });
+test_rule($alice,
+	{ name => 'a row of another session', query => $count,
+		answer => $nrows + 1 . "|$sum" });
+$watch->query_safe('DELETE FROM big WHERE id = 0');
+test_rule($alice, { name => 'one deleted', query => $count, answer => $full });
+
+# The extended protocol, with a limit of rows
+
+# rows_by_portal(QUERY, LIMIT, ...) - how many rows come with each Execute
+sub rows_by_portal
+{
+	my ($query, @limits) = @_;
+	my $socket = IO::Socket::UNIX->new(
+		Peer => $node->host . '/.s.PGSQL.' . $node->port) or die $!;
+	my $send = sub {
+		my ($type, $body) = @_;
+		$socket->syswrite($type . pack('N', 4 + length $body) . $body);
+	};
+	my ($buffer, @rows, $reply) = ('');
+	my $await = sub {
+		my $n = 0;
+		for (;;)
+		{
+			$socket->sysread($buffer, 65536, length $buffer) or die 'closed'
+			  while length $buffer < 5
+			  || length $buffer < 1 + unpack('N', substr($buffer, 1, 4));
+			my ($type, $length) = unpack('aN', $buffer);
+			my $body = substr($buffer, 5, $length - 4);
+			substr($buffer, 0, 1 + $length) = '';
+			die $body if $type eq 'E';
+			$n++ if $type eq 'D';
+			return $n if $type =~ /[$_[0]]/;
+		}
+	};
+
+	$send->('', pack('N', 196608)
+		  . join("\0", 'user', 'alice', 'database', 'postgres',
+			'options', $all_on_agents, '', ''));
+	$await->('Z');
+	$send->('P', "\0$query\0" . pack('n', 0));
+	$send->('B', "\0\0" . pack('nnn', 0, 0, 0));
+	foreach my $limit (@limits)
+	{
+		$send->('E', "\0" . pack('N', $limit));
+		$send->('H', '');
+		push @rows, $await->('sC');
+	}
+	$send->('S', '');
+	$await->('Z');
+	$send->('X', '');
+	$socket->close;
+	return "@rows";
+}
+
+my %before = counted();
+is(rows_by_portal('SELECT id FROM big', 10, 20, 0),
+	'10 20 ' . ($nrows - 30), 'a limit of rows: all of them come');
+wait_until(sub { counted_since(%before) });
+unlike(counted_since(%before), qr/distributed|native/,
+	'a limit of rows: nobody helps');
+%before = counted();
+await_agents('alice', 2);
+is(rows_by_portal('SELECT id FROM big', 0), $nrows, 'no limit: all rows come');
+is(counted_since(%before), '1 distributed: large enough', 'no limit: from agents');
+
+# What agents have to say
+
+seen_by($alice, '\\set SHOW_CONTEXT always');
+my ($out, $said) = seen_by($alice, "SELECT max(tell('notice', id, 4711)) FROM big");
+is($out, $nrows, 'a notice does not end a query');
+like($said, qr/NOTICE:  00000: here is 4711\nHINT:  Look\.\nCONTEXT:  .*parallel worker/s,
+	'it comes from an agent');
+($out, $said) = seen_by($alice, "SELECT max(tell('warning', id, 17)) FROM big");
+like($said, qr/WARNING:  01ABC: beware of 17\nCONTEXT:  .*parallel worker/s, 'a warning');
+seen_by($alice, 'SET client_min_messages = error');
+is(join(', ', seen_by($alice, "SELECT max(tell('warning', id, 17)) FROM big")),
+	"$nrows, ", 'one that nobody wants to hear');
+seen_by($alice, 'RESET client_min_messages');
+await_agents('alice', 2);
+($out, $said) = seen_by($alice, "SELECT max(tell('error', id, 4711)) FROM big");
+like($said,
+	qr/ERROR:  AB123: no 4711 f\xc3\xbcr you\nDETAIL:  It is so\.\nCONTEXT:  .*parallel worker/s,
+	'an error');
+seen_by($alice, "SET client_encoding = 'LATIN1'");
+await_agents('alice', 2);
+($out, $said) = seen_by($alice, "SELECT max(tell('error', id, 4711)) FROM big");
+like($said, qr/ERROR:  AB123: no 4711 f\xfcr you\n.*parallel worker/s,
+	'in the encoding of the client');
+seen_by($alice, 'RESET client_encoding');
+test_rule($alice, { name => 'after errors', query => $count, answer => $full });
+
+# In the middle of a query
+
+my $slow = 'SELECT sum(slow(id)) FROM big';
+
+# begin_slow(SESSION, QUERY) - have it begin; the pids of its agents
+sub begin_slow
+{
+	my ($who, $query) = @_;
+	my $pids;
+
+	await_agents('alice', 2);
+	$who->{stdin} .= "$query;\n";
+	wait_until(
+		sub {
+			$who->{run}->pump_nb;
+			$pids = $watch->query_safe(
+				"SELECT string_agg(pid::text, ' ') FROM pg_stat_activity"
+				  . " WHERE backend_type = 'sabot agent' AND usename = 'alice'"
+				  . " AND wait_event = 'PgSleep' HAVING count(*) = 2");
+		}) or die 'it does not begin';
+	return split / /, $pids;
+}
+
+# end_slow(SESSION) - what it returned, and said
+sub end_slow
+{
+	my ($who) = @_;
+	my ($rows) = $who->query('\\echo');
+	my $errors = $who->{stderr};
+
+	$who->{stderr} = '';
+	$rows =~ s/\n+$//;
+	return ($rows, $errors);
+}
+
+# goes_on(MESSAGE) - test that alice's agents are there and work
+sub goes_on
+{
+	my ($message) = @_;
+
+	have_agents($alice, 'alice', 2);
+	is( $watch->query_safe(
+			"SELECT count(*) FROM pg_locks WHERE relation = 'big'::regclass"),
+		'0', "$message: no lock is left");
+	test_rule($alice, { name => $message, query => $count, answer => $full });
+	return;
+}
+
+my $leader = $alice->query_safe('SELECT pg_backend_pid()');
+await_agents('alice', 2);
+($out, $said) = seen_by($alice, "SET statement_timeout = '200ms'; $slow; RESET statement_timeout");
+like($said, qr/ERROR:  57014: canceling statement due to statement timeout/, 'a timeout');
+goes_on('after a timeout');
+
+begin_slow($alice, $slow);
+$watch->query_safe("SELECT pg_cancel_backend($leader)");
+($out, $said) = end_slow($alice);
+like($said, qr/ERROR:  57014: canceling statement due to user request/, 'the leader is canceled');
+goes_on('after the leader was canceled');
+
+my ($agent) = begin_slow($alice, $slow);
+$watch->query_safe("SELECT pg_cancel_backend($agent)");
+($out, $said) = end_slow($alice);
+like($said, qr/ERROR:  57014: canceling statement due to user request/, 'an agent is canceled');
+goes_on('after an agent was canceled');
+
+($agent) = begin_slow($alice, $slow);
+$watch->query_safe("SELECT pg_terminate_backend($agent)");
+($out, $said) = end_slow($alice);
+like($said, qr/(?:ERROR|FATAL):  (?:57P01|55000): (?:terminating|lost connection to parallel worker)/,
+	'an agent is terminated');
+goes_on('after an agent was terminated');
+
+$session = session('alice');
+$leader = $session->query_safe('SELECT pg_backend_pid()');
+my @agents = begin_slow($session, $slow);
+$watch->query_safe("SELECT pg_terminate_backend($leader)");
+await_agents('alice', 2);
+is($watch->query_safe("SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM sabot.agent_status WHERE role = 'alice'"),
+	join(' ', sort { $a <=> $b } @agents), 'the leader is terminated: its agents are still there');
+eval { $session->{run}->finish };
+goes_on('after the leader was terminated');
+
+# Others who want the table
+
+# waits(PID) - until that process waits for a lock
+sub waits
+{
+	my ($pid) = @_;
+
+	wait_until(sub { $watch->query_safe("SELECT count(*) FROM pg_locks WHERE pid = $pid AND NOT granted") })
+	  or die "process $pid does not wait";
+	return;
+}
+
+my $third = timed(user_session($node));
+my $third_pid = $third->query_safe('SET log_min_messages = fatal; SELECT pg_backend_pid()');
+begin_slow($alice, $slow);
+$third->{stdin} .= "ALTER TABLE big ADD w int DEFAULT 5;\n";
+$third->{run}->pump_nb;
+waits($third_pid);
+is(join(', ', end_slow($alice)), "$sum, ", 'ALTER TABLE waits for a query');
+is(join(', ', end_slow($third)), ', ', 'and comes after it');
+test_rule($alice,
+	{ name => 'after ALTER TABLE', query => 'SELECT sum(w), count(*) FROM big',
+		answer => 5 * $nrows . "|$nrows" });
+$watch->query_safe('ALTER TABLE big DROP w');
+$watch->query_safe('CREATE TABLE emptied AS SELECT * FROM big; GRANT SELECT ON emptied TO alice; ANALYZE emptied');
+test_rule($alice, { name => 'before TRUNCATE', query => 'SELECT count(*) FROM emptied', answer => $nrows });
+$watch->query_safe("TRUNCATE emptied; INSERT INTO emptied SELECT 1, 1 FROM generate_series(1, $nrows + 1)");
+test_rule($alice, { name => 'after TRUNCATE', query => 'SELECT count(*) FROM emptied', answer => $nrows + 1 });
+
+# The third session stands in line for the table before the agents do: they
+# may pass, as they are one with the leader, who has its lock.
+await_agents('alice', 2);
+$alice->{stdin} .= "SELECT count(*) FROM big WHERE id <> (SELECT 0 FROM pg_sleep(1));\n";
+wait_until(
+	sub {
+		$alice->{run}->pump_nb;
+		$watch->query_safe("SELECT count(*) FROM pg_stat_activity WHERE usename = 'alice'"
+			  . " AND backend_type = 'client backend' AND wait_event = 'PgSleep'");
+	}) or die 'it does not begin';
+%before = counted();
+$third->{stdin} .= "BEGIN; LOCK TABLE big IN ACCESS EXCLUSIVE MODE; COMMIT;\n";
+$third->{run}->pump_nb;
+waits($third_pid);
+is(join(', ', end_slow($alice)), "$nrows, ", 'agents pass one who waits for their leader');
+is(counted_since(%before), '1 distributed: large enough', 'they were agents');
+is(join(', ', end_slow($third)), ', ', 'and who waited has its turn');
+
+# Here nobody can pass: the agents want what the third session has.
+$third->query_safe('BEGIN; LOCK TABLE other IN ACCESS EXCLUSIVE MODE');
+await_agents('alice', 2);
+$alice->{stdin} .= "SELECT max(read_other()) FROM big;\n";
+wait_until(
+	sub {
+		$alice->{run}->pump_nb;
+		$watch->query_safe("SELECT count(*) FROM pg_locks WHERE relation = 'other'::regclass AND NOT granted");
+	}) or die 'nobody wants the table';
+$third->{stdin} .= "LOCK TABLE big IN ACCESS EXCLUSIVE MODE; COMMIT;\n";
+$third->{run}->pump_nb;
+my ($rows, $errors) = end_slow($third);
+($out, $said) = end_slow($alice);
+like("$errors$said", qr/ERROR:  40P01: deadlock detected/, 'a deadlock is found');
+ok(($errors eq '' ? $said =~ /40P01/ : $out eq '1'), 'and one of the two goes on');
+goes_on('after a deadlock');
+$third->quit;
+
+# No segment of shared memory is left
+
+my $hog = timed(user_session($node));
+my $hog_pid = $hog->query_safe('SELECT pg_backend_pid()');
+$hog->query_safe('SET sabot.execution = local; SET max_parallel_workers = 0; SET parallel_setup_cost = 0;'
+	  . ' SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET jit = off');
+$hog->{stdin} .= 'SELECT '
+  . join(', ', map { "(SELECT count(*) FROM part_1 WHERE id <> $_)" } 1 .. 400)
+  . ", (SELECT 0 FROM pg_sleep(600));\n";
+wait_until(
+	sub {
+		$hog->{run}->pump_nb;
+		$watch->query_safe("SELECT count(*) FROM pg_stat_activity WHERE pid = $hog_pid AND wait_event = 'PgSleep'");
+	}) or die 'it does not take all segments';
+test_rule($alice,
+	{ name => 'no segment is left', query => $count, answer => $full,
+		ran => 'planned for 2 agents, ran on 0 (local: no dynamic shared memory)' });
+$watch->query_safe("SELECT pg_cancel_backend($hog_pid)");
+end_slow($hog);
+$hog->quit;
+goes_on('after there are segments again');
+
+# More leaders than agents
+
+%before = counted();
+my $script = $node->basedir . '/leader.sql';
+append_to_file($script, "$count;\nSELECT max(tell('none', id, 1)) FROM big;\n" x 25);
+my @leaders = map {
+	local $ENV{PGOPTIONS} = $all_on_agents;
+	my $answers = '';
+	my @run = (
+		[ $node->installed_command('psql'), '-XAtq', '-U', 'alice', '-f', $script,
+			'-d', $node->connstr('postgres') ],
+		'>', \$answers, '2>&1', IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	{ run => IPC::Run::start(@run), answers => \$answers };
+} 1 .. 5;
+$_->{run}->finish foreach @leaders;
+is(${ $_->{answers} }, "$full\n$nrows\n" x 25, 'one of many leaders') foreach @leaders;
+my $counted = counted_since(%before);
+like($counted, qr/distributed: large enough/, 'some of their queries have agents');
+like($counted, qr/native: no idle agent/, 'and some have none');
+
+# Whose agents
+
+# pids(ROLE) - those of its agents, in order
+sub pids
+{
+	my ($role) = @_;
+
+	return $watch->query_safe("SELECT string_agg(pid::text, ' ' ORDER BY pid)"
+		  . " FROM sabot.agent_status WHERE role = '$role' AND state = 'idle'");
+}
+
+my $carol = session('carol');
+my $places = $watch->query_safe('SELECT slots - agents FROM sabot.pool_status');
+is($places, '2', 'there are so many free places');
+$watch->query_safe("SELECT sabot.run('SELECT 1')");
+wait_until(sub { pids($watch->query_safe('SELECT current_user')) });
+my $evictions = $watch->query_safe('SELECT evictions FROM sabot.pool_status');
+is(line_of($carol, $count), 'planned for 2 agents, ran on 0 (native: no idle agent)',
+	'agents of others are not for us');
+await_agents('carol', 1);
+line_of($carol, $count) foreach 1 .. 5;
+is( $watch->query_safe('SELECT agents, evictions FROM sabot.pool_status'),
+	"6|$evictions", 'nobody gives way for agents that only might be of use');
+is( $watch->query_safe("SELECT count(*) FROM sabot.agent_status WHERE role = 'carol'"),
+	'1', 'there was room for one');
+set_conf($node, 'sabot.pool_size' => 8);
+have_agents($carol, 'carol', 2);
+is( $watch->query_safe("SELECT count(*) FROM sabot.agent_status WHERE role = 'carol'"),
+	'2', 'then for as many as a query may have');
+my $pids = pids('carol');
+foreach my $role ('carol', 'alice')
+{
+	seen_by($carol, "SET ROLE $role");
+	await_agents('carol', 2);
+	($out) = seen_by($carol, 'SELECT max(who()), min(pid()), max(pid()) FROM big');
+	my ($who, @who) = split /\|/, $out;
+	is($who, "$role carol", "as $role: who it is in agents");
+	like($pids, qr/\b$_\b/, "as $role: agents of the role that logged in")
+	  foreach @who;
+}
+$carol->quit;
+
+# What a query leaves behind in its agent, and what a job does
+
+my $state = <<'SQL';
+INSERT INTO seen (pid, state) SELECT pg_backend_pid(), concat_ws(E'\n', current_user, session_user, coalesce(current_setting('my.own', true), ''),
+	pg_my_temp_schema()::text, (SELECT count(*) FROM pg_prepared_statements), (SELECT count(*) FROM pg_cursors),
+	(SELECT string_agg(concat_ws(' ', locktype, relation::regclass, mode), ', ' ORDER BY locktype, relation::regclass::text, mode)
+		FROM pg_locks WHERE pid = pg_backend_pid()),
+	(SELECT string_agg(name || '=' || setting, E'\n' ORDER BY name) FROM pg_settings WHERE name NOT LIKE 'plpgsql.%'))
+SQL
+# A pool of one: she has one agent, whatever she would like.
+set_conf($node, 'sabot.pool_size' => 1);
+my $dora = session('dora');
+# A job has some settings of who submits it, so that is somebody else.
+my $plain = session('dora');
+# note_state() - have a job do that; the pid of its agent
+sub note_state
+{
+	$plain->query_safe("SELECT sabot.run(\$job\$$state\$job\$)");
+	await_agents('dora', 1);
+	return $watch->query_safe('SELECT pid FROM seen ORDER BY n DESC LIMIT 1');
+}
+note_state();
+poll($node, "SELECT string_agg(role, ' ') FROM sabot.agent_status", 'dora', 'there is one agent');
+$agent = note_state();
+$dora->query_safe("SET DateStyle = 'German'; SET TimeZone = 'Asia/Tokyo'; SET search_path = two, public; SET work_mem = '3MB';"
+	  . " SET my.own = 'hers'; SET statement_timeout = '1h'; SET client_encoding = 'LATIN1'; SET application_name = 'hers';"
+	  . " SET row_security = off; SET extra_float_digits = 0; SET plpgsql.check_asserts = off;"
+	  . ' SET default_transaction_isolation = \'repeatable read\'; SET transform_null_equals = on; PREPARE hers AS SELECT 1');
+await_agents('dora', 1);
+# Its agent has not heard of PL/pgSQL yet, and its settings count all the same.
+is(join(', ', seen_by($dora, "DO 'BEGIN END'; SELECT max(doubt(id)) FROM big")),
+	"$nrows, ", 'a setting of a library that the agent has yet to load');
+await_agents('dora', 1);
+is($dora->query_safe('SELECT max(pid()), max(call_which()), max(setting_of(\'my.own\')) FROM big'),
+	"$agent|two|hers", 'a query on the agent of jobs');
+await_agents('dora', 1);
+seen_by($dora, 'SELECT max(tell(\'error\', id, 9)) FROM big');
+await_agents('dora', 1);
+is($dora->query_safe('SELECT max(pid()) FROM big'), $agent, 'and one after an error');
+is(note_state(), $agent, 'then a job, on the same one');
+is( $watch->query_safe('SELECT a.line, b.line FROM'
+		  . ' (SELECT l.* FROM (SELECT state FROM seen ORDER BY n DESC LIMIT 1) AS s, string_to_table(state, E\'\n\') WITH ORDINALITY AS l(line, n)) AS a'
+		  . ' FULL JOIN'
+		  . ' (SELECT l.* FROM (SELECT state FROM seen ORDER BY n OFFSET 1 LIMIT 1) AS s, string_to_table(state, E\'\n\') WITH ORDINALITY AS l(line, n)) AS b'
+		  . ' USING (n) WHERE a.line IS DISTINCT FROM b.line'),
+	'', 'finds nothing of the query');
+$dora->query_safe('RESET ALL; DEALLOCATE ALL');
+$dora->query_safe("SELECT sabot.run(\$job\$SET DateStyle = 'German'; SET search_path = two, public; SET my.own = 'the job''s';"
+	  . ' PREPARE q AS SELECT 1; CREATE TEMP TABLE big AS SELECT 99 AS id; SELECT pg_advisory_lock(1); SET work_mem = \'5MB\'$job$)');
+await_agents('dora', 1);
+is( $dora->query_safe('SELECT max(pid()), max(setting_of(\'DateStyle\')), max(setting_of(\'search_path\')), max(setting_of(\'work_mem\')), coalesce(max(setting_of(\'my.own\')), \'\') FROM big'),
+	"$agent|ISO, MDY|\"\$user\", public|4MB|", 'after a job, a query finds nothing of it');
+await_agents('dora', 1);
+is($dora->query_safe('SELECT max(id), max(pid()) FROM big'), "$nrows|$agent", 'nor its tables');
+is($watch->query_safe("SELECT count(*) FROM pg_locks WHERE pid = $agent AND locktype <> 'virtualxid'"),
+	'0', 'nor are its locks there');
+
+# Many queries on one agent
+
+# done_by(PID) - queries that agent has done, and the memory it uses then
+sub done_by
+{
+	my ($pid) = @_;
+
+	await_agents('dora', 1);
+	return split /\|/, $watch->query_safe("SELECT queries_done, memory_bytes FROM sabot.agent_status WHERE pid = $pid");
+}
+
+my $many = $long ? 30000 : 10000;
+my $some = <<'SQL';
+DO $$
+DECLARE n bigint;
+BEGIN
+	PERFORM set_config('parallel_setup_cost', '1e9', true);
+	FOR i IN 1 .. 500 LOOP
+		EXECUTE 'SELECT count(*) FROM big WHERE id <> ' || i INTO n;
+		PERFORM v, count(*) FROM big GROUP BY v ORDER BY v;
+		PERFORM set_config('work_mem', (64 + i % 7) || 'kB', true) WHERE i % 50 = 0;
+		BEGIN
+			PERFORM sum(1 / (id - 7)) FROM big WHERE i % 25 = 0;
+		EXCEPTION WHEN division_by_zero THEN
+		END;
+	END LOOP;
+END $$
+SQL
+my $until = time() + 100;
+my ($begin) = done_by($agent);
+my @memory;
+for (my $done = $begin; $done < $begin + $many && time() < $until;)
+{
+	$dora->query_safe($some);
+	($done, $memory[@memory]) = done_by($agent);
+}
+cmp_ok((done_by($agent))[0] - $begin, '>=', $many, 'many queries on one agent');
+# Caches have grown to their size by half of them, in steps of any size.
+is($memory[-1], $memory[ @memory / 2 ], 'do not need more and more memory')
+  or diag("bytes: @memory");
+
+# An agent that was told so much that it has to forget all it knows
+
+kill('STOP', $agent) or die $!;
+$watch->query_safe('DO $$ BEGIN FOR i IN 1 .. 2000 LOOP ALTER TABLE other ALTER i SET STATISTICS 1; ALTER TABLE other ALTER i SET STATISTICS 2; COMMIT; END LOOP; END $$');
+$watch->query_safe("ALTER TABLE part ADD w int DEFAULT 3; CREATE OR REPLACE FUNCTION two.which() RETURNS text LANGUAGE sql AS \$\$ SELECT 'new' \$\$");
+kill('CONT', $agent) or die $!;
+$leader = $dora->query_safe('SET search_path = two, public; SELECT pg_backend_pid()');
+$out = wait_until(
+	sub {
+		my ($answer, $pid) = $dora->query_safe('SELECT sum(w) || max(call_which()), max(pid()) FROM part') =~ /(.*)\|(.*)/;
+		return $answer if $answer ne '18000new' || $pid == $agent
+			|| $watch->query_safe("SELECT count(*) FROM sabot.agent_status WHERE pid = $pid") > 0;
+	});
+is($out, '18000new', 'an agent that missed a lot, or the one in its place');
+
+# Whatever was done to them, they are as they were
+
+poll($node, "SELECT count(*) FROM sabot.agent_status WHERE state <> 'idle'", '0', 'all agents are idle');
+$_->quit foreach $dora, $plain;
 $alice->quit;
 $watch->quit;
+unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP|leak/,
+	'the log has no complaint');
 $node->stop;
 done_testing();
