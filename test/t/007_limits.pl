@@ -270,8 +270,8 @@ my $lock = user_session($node);
 $lock->query_safe('BEGIN; LOCK pg_extension');
 set_conf($node, 'sabot.enabled' => 'on');
 
-# fail(N) - wait until the start of an agent has failed N times
-sub fail
+# fails_to_start(N) - wait until the start of an agent has failed N times
+sub fails_to_start
 {
 	my ($n) = @_;
 
@@ -288,7 +288,7 @@ sub fail
 
 my $why =
   'terminating background worker "sabot agent" due to administrator command';
-fail(1);
+fails_to_start(1);
 like($watch->query_safe($reason), qr/^agents cannot start: $why, next try in \d+ s$/,
 	'its job says so');
 is( $watch->query_safe($doctor),
@@ -296,7 +296,7 @@ is( $watch->query_safe($doctor),
 	  . sql($node, 'SELECT quote_ident(current_user)')
 	  . " cannot start in database postgres: $why",
 	'sabot.check() does, too');
-fail(5);
+fails_to_start(5);
 is($watch->query_safe($reason), "agents cannot start: $why", 'it waits still');
 $lock->quit;
 $watch->quit;
