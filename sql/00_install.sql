@@ -71,7 +71,8 @@ SELECT format('%s(%s)%s', p.proname, pg_get_function_arguments(p.oid),
 			'adopt_jobs', 'start_agents', 'stop_agents', 'grant_usage',
 			'revoke_usage', 'check', 'submit_llm_job', 'submit_embedding_job',
 			'add_llm_endpoint', 'drop_llm_endpoint', 'check_llm',
-			'preview_llm_job', 'retry_llm_items', 'route')
+			'preview_llm_job', 'retry_llm_items', 'route',
+			'submit_graph', 'graph_task', 'graph_dot')
 	ORDER BY p.proname;
 \pset format aligned
 SELECT unnest(enum_range(NULL::sabot.job_state)) AS job_state;

@@ -130,10 +130,8 @@ SELECT state, code, error FROM pg_temp.outcome((:'ids'::bigint[])[1]);
 -- Parameters of later versions: known, and refused.
 SELECT (t).code, (t).message FROM (
 	SELECT pg_temp.try(format('SELECT sabot.submit_job(''SELECT 1'', %s)', arg)) AS t
-	FROM unnest(ARRAY['depends_on => ''{1}''', 'schedule => ''* * * * *''',
+	FROM unnest(ARRAY['schedule => ''* * * * *''',
 		'over => ''done''', 'pieces => 2', 'piece_pause => ''1 s''']) AS arg) AS x;
-SELECT code, message FROM pg_temp.try('SELECT sabot.submit_jobs(''{SELECT}'', depends_on => ''{1}'')');
-SELECT code, message FROM pg_temp.try('SELECT sabot.submit_job_each(''SELECT'', ''[[]]'', depends_on => ''{1}'')');
 -- A read-only transaction cannot submit.
 BEGIN READ ONLY;
 SELECT sabot.submit_job('SELECT 1');

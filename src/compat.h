@@ -18,6 +18,7 @@
 #error "sabot supports PostgreSQL 15 to 18"
 #endif
 
+#include "access/tableam.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
@@ -114,6 +115,15 @@ BuildQueryCompletionString(char *buff, const QueryCompletion *qc,
 #define SabotExecInsertIndexTuples(resultRelInfo, slot, estate) \
 	list_free(ExecInsertIndexTuples(resultRelInfo, slot, estate, \
 									false, false, NULL, NIL))
+#endif
+
+/* 16 tells which indexes an update concerns. */
+#if PG_VERSION_NUM >= 160000
+typedef TU_UpdateIndexes SabotUpdateIndexes;
+#define SabotMustUpdateIndexes(indexes) ((indexes) == TU_All)
+#else
+typedef bool SabotUpdateIndexes;
+#define SabotMustUpdateIndexes(indexes) (indexes)
 #endif
 
 /* 18 added parameters that sabot has no use for. */

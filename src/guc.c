@@ -24,6 +24,7 @@ int			sabot_agent_idle_timeout = 600;
 int			sabot_distribute_threshold = 10000;
 bool		sabot_enabled = true;
 int			sabot_execution = SABOT_EXECUTION_AUTO;
+int			sabot_graph_max_tasks = 10000;
 int			sabot_group_commit = 1;
 int			sabot_keep_agents = 0;
 int			sabot_keep_jobs = 7 * 24 * 60;
@@ -83,6 +84,12 @@ define_pool_settings(void)
 static void
 define_job_settings(void)
 {
+	DefineCustomIntVariable("sabot.graph_max_tasks",
+							"Sets how many tasks a graph may have.",
+							"As many jobs may be named in depends_on.",
+							&sabot_graph_max_tasks,
+							10000, 1, 1000000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("sabot.group_commit",
 							"Sets how many jobs an agent may commit together.",
 							"1 commits each job alone.",

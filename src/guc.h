@@ -23,6 +23,7 @@ extern int	sabot_agent_idle_timeout;	/* seconds, -1 = never */
 extern int	sabot_distribute_threshold; /* rows */
 extern bool sabot_enabled;
 extern int	sabot_execution;	/* a SabotExecution */
+extern int	sabot_graph_max_tasks;
 extern int	sabot_group_commit; /* jobs per commit */
 extern int	sabot_keep_agents;
 extern int	sabot_keep_jobs;	/* minutes, -1 = for ever */

@@ -54,7 +54,8 @@ static bool catalog_invalidated;	/* since loading it began */
 static void
 forget_catalog(Datum arg, Oid relid)
 {
-	if (relid != InvalidOid && relid != catalog.job)
+	if (relid != InvalidOid && relid != catalog.job &&
+		relid != catalog.dependency)
 		return;
 	catalog_valid = false;
 	catalog_invalidated = true;
@@ -125,14 +126,20 @@ load_catalog(void)
 	catalog.job = get_relname_relid("job", catalog.schema);
 	catalog.history = get_relname_relid("job_history", catalog.schema);
 	catalog.sequence = get_relname_relid("job_job_id_seq", catalog.schema);
+	catalog.job_parent = get_relname_relid("job_parent_idx", catalog.schema);
+	catalog.dependency = get_relname_relid("job_dependency", catalog.schema);
 	if (!OidIsValid(catalog.job) || !OidIsValid(catalog.history) ||
-		!OidIsValid(catalog.sequence) ||
+		!OidIsValid(catalog.sequence) || !OidIsValid(catalog.job_parent) ||
+		!OidIsValid(catalog.dependency) ||
 		getExtensionOfObject(RelationRelationId, catalog.job) != catalog.extension)
 		return false;
 
 	rel = table_open(catalog.job, AccessShareLock);
 	catalog.owner = rel->rd_rel->relowner;
 	catalog.job_pkey = SabotPrimaryKeyIndex(rel);
+	table_close(rel, AccessShareLock);
+	rel = table_open(catalog.dependency, AccessShareLock);
+	catalog.dependency_pkey = SabotPrimaryKeyIndex(rel);
 	table_close(rel, AccessShareLock);
 	catalog.home = compute_home(catalog.extension);
 	load_states();

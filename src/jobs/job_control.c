@@ -57,10 +57,12 @@ sabot_job_of_caller(int64 job_id)
 	SPI_connect();
 	sabot_own_begin(&own);
 	exists = sabot_spi("SELECT true, home, state::text, owner, owner_name,"
-					   " state = 'paused' AND reason IS NOT DISTINCT FROM 'paused by its owner'"
+					   " state = 'paused' AND reason IS NOT DISTINCT FROM 'paused by its owner',"
+					   " kind = 'graph', depends_on IS NOT NULL, parent_id"
 					   " FROM sabot.job WHERE job_id = $1"
 					   " UNION ALL"
-					   " SELECT false, home, state::text, owner, owner_name, false"
+					   " SELECT false, home, state::text, owner, owner_name, false,"
+					   " kind = 'graph', depends_on IS NOT NULL, parent_id"
 					   " FROM sabot.job_history WHERE job_id = $1",
 					   1, types, values, NULL, 1) > 0;
 	if (exists)
@@ -75,6 +77,11 @@ sabot_job_of_caller(int64 job_id)
 		owner = SPI_getbinval(row, desc, 4, &isnull);
 		owner_name = *DatumGetName(SPI_getbinval(row, desc, 5, &isnull));
 		found.paused_by_owner = DatumGetBool(SPI_getbinval(row, desc, 6, &isnull));
+		found.is_graph = DatumGetBool(SPI_getbinval(row, desc, 7, &isnull));
+		found.waits = DatumGetBool(SPI_getbinval(row, desc, 8, &isnull));
+		found.graph_id = DatumGetInt64(SPI_getbinval(row, desc, 9, &isnull));
+		if (isnull)
+			found.graph_id = 0;
 	}
 	sabot_own_end(&own);
 	SPI_finish();
@@ -130,10 +137,12 @@ cancel_open(int64 job_id)
 }
 
 /*
- * write_signal - put a request to a running job into its table
+ * sabot_job_write_signal - put a request to a running job into its table
+ *
+ * Between sabot_own_begin() and sabot_own_end(), SPI connected.
  */
-static void
-write_signal(int64 job_id, SabotInterrupt reason)
+void
+sabot_job_write_signal(int64 job_id, SabotInterrupt reason)
 {
 	Oid			types[] = {INT8OID, TEXTOID};
 	Datum		values[] = {Int64GetDatum(job_id),
@@ -163,8 +172,10 @@ sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason)
 	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);
-	if (runs)
-		write_signal(job_id, reason);
+	if (sabot_graph_interrupt(job_id, reason))
+		runs = false;
+	else if (runs)
+		sabot_job_write_signal(job_id, reason);
 	else if (reason == SABOT_INTERRUPT_CANCEL)
 		cancel_open(job_id);
 	else
@@ -217,14 +228,16 @@ sabot_pause_job(PG_FUNCTION_ARGS)
 }
 
 /*
- * push_rows - have the n jobs in SPI's result (job_id, priority, queue, owner,
- * run_after) run when this commits
+ * sabot_job_push_rows - have the n jobs in SPI's result (job_id, priority,
+ * queue, owner, run_after) run when this commits
  *
- * Returns n.
+ * Those that are blocked do no harm.  Returns their ids.
  */
-static int64
-push_rows(int n)
+int64 *
+sabot_job_push_rows(int n)
 {
+	int64	   *ids = palloc(sizeof(int64) * Max(n, 1));
+
 	for (int i = 0; i < n; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
@@ -237,8 +250,9 @@ push_rows(int n)
 
 		sabot_pending_submit(job_id, priority, SPI_getvalue(row, desc, 3), owner,
 							 isnull ? 0 : DatumGetTimestampTz(run_after), 0);
+		ids[i] = job_id;
 	}
-	return n;
+	return ids;
 }
 
 /*
@@ -260,6 +274,14 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.resume_job()");
 	sabot_job_refuse_copied(job_id, &found);
+	if (found.is_graph || found.waits)
+	{
+		/* Who ends what it waits for must not have to wait for us. */
+		if (strcmp(found.state, "paused") != 0)
+			PG_RETURN_BOOL(false);
+		sabot_pending_resume(job_id);
+		PG_RETURN_BOOL(true);
+	}
 	SPI_connect();
 	sabot_own_begin(&own);
 	n = sabot_spi("UPDATE sabot.job SET reason = NULL, state ="
@@ -269,7 +291,7 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 				  " RETURNING job_id, priority, queue, owner,"
 				  " CASE WHEN state = 'scheduled' THEN run_after END",
 				  1, types, values, NULL, 0);
-	push_rows(n);
+	(void) sabot_job_push_rows(n);
 	sabot_own_end(&own);
 	SPI_finish();
 	PG_RETURN_BOOL(n > 0);
@@ -290,28 +312,31 @@ sabot_job_requeue(int64 job_id)
 	Oid			types[] = {INT8OID, INT8OID};
 	Datum		values[] = {Int64GetDatum(job_id),
 	Int64GetDatum(sabot_catalog(false)->home)};
+	int			n;
 
 	sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",
 			  1, types, values, NULL, 0);
 	if (sabot_spi("SELECT FROM sabot.job_history WHERE job_id = $1 FOR UPDATE",
 				  1, types, values, NULL, 0) == 0)
 		return false;
-	if (push_rows(sabot_spi("INSERT INTO sabot.job (job_id, parent_id, kind, name, owner, owner_name, home,"
-							" queue, priority, max_attempts, atomic, asked_atomic, keep_rows, submitted_at,"
-							" retry_delay, timeout, command, params, settings, dedup_key, notify, depends_on,"
-							" on_failure)"
-							" SELECT job_id, parent_id, kind, name, owner, owner_name, $2,"
-							" queue, priority, max_attempts, asked_atomic, asked_atomic, keep_rows, submitted_at,"
-							" retry_delay, timeout, command, params, settings,"
-							" dedup_key, notify, depends_on, on_failure"
-							" FROM sabot.job_history WHERE job_id = $1"
-							" ON CONFLICT (owner, home, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
-							" RETURNING job_id, priority, queue, owner, NULL::timestamptz",
-							2, types, values, NULL, 0)) == 0)
+	n = sabot_spi("INSERT INTO sabot.job (job_id, parent_id, kind, name, owner, owner_name, home,"
+				  " queue, priority, max_attempts, atomic, asked_atomic, keep_rows, submitted_at,"
+				  " retry_delay, timeout, command, params, settings, dedup_key, notify, depends_on,"
+				  " on_failure)"
+				  " SELECT job_id, parent_id, kind, name, owner, owner_name, $2,"
+				  " queue, priority, max_attempts, asked_atomic, asked_atomic, keep_rows, submitted_at,"
+				  " retry_delay, timeout, command, params, settings,"
+				  " dedup_key, notify, depends_on, on_failure"
+				  " FROM sabot.job_history WHERE job_id = $1"
+				  " ON CONFLICT (owner, home, queue, dedup_key) WHERE dedup_key IS NOT NULL DO NOTHING"
+				  " RETURNING job_id, priority, queue, owner, NULL::timestamptz",
+				  2, types, values, NULL, 0);
+	if (n == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
 				 errmsg("another unfinished job has the dedup_key of job " INT64_FORMAT,
 						job_id)));
+	(void) sabot_job_push_rows(n);
 	sabot_spi("DELETE FROM sabot.job_history WHERE job_id = $1",
 			  1, types, values, NULL, 0);
 	return true;
@@ -321,7 +346,9 @@ sabot_job_requeue(int64 job_id)
  * SQL: sabot.retry_job(job_id bigint) RETURNS boolean - queue a job again that
  * failed or was canceled or skipped, under its id, with all its attempts
  *
- * 23505 if another unfinished job has its dedup_key.
+ * Of a graph, those of its tasks run again that have not completed.  23505 if
+ * another unfinished job has its dedup_key, 55000 for a task and for a copied
+ * job.
  */
 Datum
 sabot_retry_job(PG_FUNCTION_ARGS)
@@ -335,9 +362,18 @@ sabot_retry_job(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.retry_job()");
 	sabot_job_refuse_copied(job_id, &found);
+	if (found.graph_id != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " is a task of graph " INT64_FORMAT,
+						job_id, found.graph_id),
+				 errhint("Once the graph has ended, sabot.retry_job(" INT64_FORMAT
+						 ") runs those of its tasks again that have not completed.",
+						 found.graph_id)));
 	SPI_connect();
 	sabot_own_begin(&own);
-	queued = sabot_job_requeue(job_id);
+	queued = found.is_graph ? sabot_graph_requeue(job_id) :
+		sabot_job_requeue(job_id);
 	sabot_own_end(&own);
 	SPI_finish();
 	PG_RETURN_BOOL(queued);
@@ -357,7 +393,8 @@ sabot_adopt_jobs(PG_FUNCTION_ARGS)
 	Oid			types[] = {INT8OID};
 	Datum		values[1];
 	SabotOwn	own;
-	int64		adopted;
+	int64	   *ids;
+	int			adopted;
 	int			left;
 
 	sabot_pool_require();
@@ -367,16 +404,19 @@ sabot_adopt_jobs(PG_FUNCTION_ARGS)
 	sabot_spi("UPDATE sabot.job_history h SET home = $1, owner = r.oid"
 			  " FROM pg_roles r WHERE r.rolname = h.owner_name AND h.home <> $1",
 			  1, types, values, NULL, 0);
-	adopted = push_rows(sabot_spi("UPDATE sabot.job j SET home = $1, owner = r.oid,"
-								  " state = CASE WHEN j.state = 'paused' THEN 'paused'"
-								  " WHEN j.run_after > clock_timestamp() THEN 'scheduled'"
-								  " ELSE 'queued' END::sabot.job_state"
-								  " FROM pg_roles r WHERE r.rolname = j.owner_name AND j.home <> $1"
-								  " AND NOT EXISTS (SELECT FROM sabot.job o WHERE o.owner = r.oid"
-								  " AND o.home = $1 AND o.queue = j.queue AND o.dedup_key = j.dedup_key)"
-								  " RETURNING j.job_id, j.priority, j.queue, j.owner,"
-								  " CASE WHEN j.state = 'scheduled' THEN j.run_after END",
-								  1, types, values, NULL, 0));
+	adopted = sabot_spi("UPDATE sabot.job j SET home = $1, owner = r.oid,"
+						" state = CASE WHEN j.state IN ('paused', 'blocked') THEN j.state"
+						" WHEN j.run_after > clock_timestamp() THEN 'scheduled'::sabot.job_state"
+						" ELSE 'queued'::sabot.job_state END"
+						" FROM pg_roles r WHERE r.rolname = j.owner_name AND j.home <> $1"
+						" AND NOT EXISTS (SELECT FROM sabot.job o WHERE o.owner = r.oid"
+						" AND o.home = $1 AND o.queue = j.queue AND o.dedup_key = j.dedup_key)"
+						" RETURNING j.job_id, j.priority, j.queue, j.owner,"
+						" CASE WHEN j.state = 'scheduled' THEN j.run_after END",
+						1, types, values, NULL, 0);
+	ids = sabot_job_push_rows(adopted);
+	for (int i = 0; i < adopted; i++)
+		sabot_pending_settle(ids[i]);
 	left = sabot_spi("SELECT FROM sabot.job WHERE home <> $1",
 					 1, types, values, NULL, 0);
 	sabot_own_end(&own);

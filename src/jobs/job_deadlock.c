@@ -32,6 +32,8 @@
 #include "storage/shmem.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/snapmgr.h"
 
 #include "compat.h"
 #include "jobs/job_wait.h"
@@ -241,6 +243,85 @@ find_worker(const WaitGraph *graph, Oid dbid, int64 work_id)
 }
 
 /*
+ * does_for - whether an agent's job is what another job, which nobody runs,
+ * waits for: a task of that graph, or one of its dependencies
+ */
+static bool
+does_for(const SabotJob *done, const SabotJob *waiting, const HTAB *needed)
+{
+	if (waiting->is_graph)
+		return done->parent_id == waiting->job_id;
+	return hash_search(unconstify(HTAB *, needed), &done->job_id, HASH_FIND,
+					   NULL) != NULL;
+}
+
+/*
+ * needed_by - the open jobs that a job waits for, directly or through others
+ */
+static HTAB *
+needed_by(const SabotJob *waiting)
+{
+	HASHCTL		info = {.keysize = sizeof(int64),.entrysize = sizeof(int64),
+	.hcxt = CurrentMemoryContext};
+	HTAB	   *needed = hash_create("sabot needed jobs", 64, &info,
+									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	List	   *todo = list_make1(unconstify(SabotJob *, waiting));
+
+	while (todo != NIL)
+	{
+		const SabotJob *job = llast(todo);
+
+		CHECK_FOR_INTERRUPTS();
+		todo = list_delete_last(todo);
+		for (int i = 0; i < job->ndepends_on; i++)
+		{
+			SabotJob   *next;
+			bool		found;
+
+			hash_search(needed, &job->depends_on[i], HASH_ENTER, &found);
+			next = found ? NULL : sabot_job_read(job->depends_on[i]);
+			if (next != NULL)
+				todo = lappend(todo, next);
+		}
+	}
+	return needed;
+}
+
+/*
+ * add_indirect - follow a wait for a job that nobody runs, as it waits itself,
+ * to the agents that do what it waits for
+ */
+static void
+add_indirect(WaitGraph *graph, int parent, int64 work_id)
+{
+	SabotJob   *waiting;
+
+	if (work_id <= 0)
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	waiting = sabot_job_read(work_id);
+	if (waiting != NULL && (waiting->is_graph || waiting->ndepends_on > 0))
+	{
+		HTAB	   *needed = needed_by(waiting);
+
+		for (int i = 0; i < graph->nslots; i++)
+		{
+			const SabotSlot *slot = &graph->slots[i];
+			SabotJob   *done;
+
+			if (slot->work_id <= 0 || slot->dbid != MyDatabaseId ||
+				slot->pid == 0)
+				continue;
+			done = sabot_job_read(slot->work_id);
+			if (done != NULL && does_for(done, waiting, needed))
+				add_node(graph, slot->pid, parent, slot->work_id);
+		}
+		hash_destroy(needed);
+	}
+	PopActiveSnapshot();
+}
+
+/*
  * add_worker - follow a process to the agent whose work it waits for
  */
 static void
@@ -258,7 +339,27 @@ add_worker(WaitGraph *graph, int parent)
 		slot = find_worker(graph, waiter->dbid, waiter->work_id);
 		if (slot != NULL)
 			add_node(graph, slot->pid, parent, waiter->work_id);
+		else if (waiter->dbid == MyDatabaseId)
+			add_indirect(graph, parent, waiter->work_id);
 	}
+}
+
+/*
+ * walk - the node of our own process as reached from the nodes there are, or
+ * -1
+ */
+static int
+walk(WaitGraph *graph)
+{
+	for (int i = 0; i < graph->nnodes; i++)
+	{
+		if (graph->nodes[i].pid == MyProcPid)
+			return i;
+		add_blockers(graph, i, pg_blocking_pids);
+		add_blockers(graph, i, pg_safe_snapshot_blocking_pids);
+		add_worker(graph, i);
+	}
+	return -1;
 }
 
 /*
@@ -269,15 +370,7 @@ search(WaitGraph *graph, const SabotSlot *start)
 {
 	graph->nnodes = 0;
 	add_node(graph, start->pid, -1, start->work_id);
-	for (int i = 0; i < graph->nnodes; i++)
-	{
-		if (graph->nodes[i].pid == MyProcPid)
-			return i;
-		add_blockers(graph, i, pg_blocking_pids);
-		add_blockers(graph, i, pg_safe_snapshot_blocking_pids);
-		add_worker(graph, i);
-	}
-	return -1;
+	return walk(graph);
 }
 
 /*
@@ -395,6 +488,16 @@ find_cycle_once(int64 work_id, const char *queue)
 		int			index = search(graph, slot);
 
 		return index < 0 ? NULL : describe(graph, index, "");
+	}
+
+	/* It may wait for other jobs, as we do. */
+	add_indirect(graph, -1, work_id);
+	if (graph->nnodes > 0)
+	{
+		int			index = walk(graph);
+
+		if (index >= 0)
+			return describe(graph, index, "It waits for other jobs.  ");
 	}
 
 	/* Nobody does it: is everybody who could kept from it by us? */

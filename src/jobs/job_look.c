@@ -22,6 +22,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -92,6 +93,8 @@ fill_open(Relation rel, HeapTuple tuple, SabotJobLook *look)
 	look->queue = get_text(rel, tuple, JOB_QUEUE);
 	look->reason = get_text(rel, tuple, JOB_REASON);
 	look->error = get_text(rel, tuple, JOB_ERROR);
+	look->is_graph = strcmp(get_text(rel, tuple, JOB_KIND), "graph") == 0;
+	look->ours = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 }
 
 /*
@@ -276,6 +279,8 @@ sabot_job_current_state(const SabotJobLook *look, bool running)
 		return SABOT_JOB_PAUSED;
 	if (running)
 		return SABOT_JOB_RUNNING;
+	if (look->is_graph && look->state != SABOT_JOB_PAUSED)
+		return SABOT_JOB_BLOCKED;
 	if (look->state == SABOT_JOB_SCHEDULED &&
 		look->run_after <= GetCurrentTimestamp())
 		return SABOT_JOB_QUEUED;
@@ -305,6 +310,8 @@ sabot_job_state(PG_FUNCTION_ARGS)
 	sabot_job_look(job_id, false, &look);
 	if (!look.found)
 		sabot_job_missing(job_id);
+	if (look.is_graph && look.state != SABOT_JOB_PAUSED)
+		running = sabot_graph_is_running(job_id);
 	state = sabot_job_current_state(&look, running);
 	PG_RETURN_OID(sabot_catalog(false)->states[state]);
 }

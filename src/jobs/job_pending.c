@@ -31,6 +31,9 @@ typedef enum PendingKind
 {
 	PENDING_SUBMIT,				/* a job became ready, or will be due */
 	PENDING_INTERRUPT,			/* a job is cancelled or paused */
+	PENDING_RESUME,				/* a job that waits for others goes on */
+	PENDING_SETTLE,				/* a job waits for others from now on */
+	PENDING_WAKEUP,				/* a job has ended or changed */
 	PENDING_QUEUE				/* a queue's settings changed */
 } PendingKind;
 
@@ -46,6 +49,7 @@ typedef struct Pending
 	TimestampTz submitted_at;
 	SabotInterrupt reason;
 	bool		signaled;		/* by its row in sabot.job_signal */
+	bool		written;		/* the tables say so already */
 	bool		paused;
 	int			max_running;
 	char		queue[NAMEDATALEN];
@@ -116,6 +120,49 @@ sabot_pending_interrupt(int64 job_id, SabotInterrupt reason)
 }
 
 /*
+ * sabot_pending_signal - interrupt a running job when this commits
+ *
+ * That it is asked is in sabot.job_signal already.
+ */
+void
+sabot_pending_signal(int64 job_id, SabotInterrupt reason)
+{
+	sabot_pending_interrupt(job_id, reason);
+	pending[npending - 1].signaled = true;
+	pending[npending - 1].written = true;
+}
+
+/*
+ * sabot_pending_resume - resume a graph, or a job that waits for others, when
+ * this commits
+ */
+void
+sabot_pending_resume(int64 job_id)
+{
+	add_pending(PENDING_RESUME)->job_id = job_id;
+}
+
+/*
+ * sabot_pending_settle - see when this commits what a job that this
+ * transaction has made wait has left to wait for
+ */
+void
+sabot_pending_settle(int64 job_id)
+{
+	add_pending(PENDING_SETTLE)->job_id = job_id;
+}
+
+/*
+ * sabot_pending_wakeup - have those look at a job that wait for it, when this
+ * commits
+ */
+void
+sabot_pending_wakeup(int64 job_id)
+{
+	add_pending(PENDING_WAKEUP)->job_id = job_id;
+}
+
+/*
  * sabot_pending_queue - put a queue's settings in force when this commits
  */
 void
@@ -152,22 +199,45 @@ same_pair(const Pending *a, const Pending *b)
 }
 
 /*
- * before_commit - do everything that can fail
+ * change_rows - write what is to be written for one effect
+ *
+ * That may add others, which are then still ahead.
  */
 static void
-before_commit(void)
+change_rows(int n)
+{
+	int64		job_id = pending[n].job_id;
+	bool		signaled;
+
+	if (pending[n].kind == PENDING_RESUME)
+		sabot_job_resume_waiting(job_id);
+	else if (pending[n].kind == PENDING_INTERRUPT && !pending[n].written)
+	{
+		signaled = sabot_job_interrupt_row(job_id, pending[n].reason);
+		pending[n].signaled = signaled;
+	}
+}
+
+/*
+ * before_commit - do everything that can fail
+ *
+ * Jobs that wait are settled last: until the commit that holds up those that
+ * are about to end what they wait for.
+ */
+static void
+before_commit(bool prepare)
 {
 	for (int i = 0; i < npending; i++)
-	{
+		change_rows(i);
+	for (int i = 0; i < npending; i++)
+		if (pending[i].kind == PENDING_SETTLE)
+			sabot_depend_settle(pending[i].job_id, !prepare);
+	for (int i = 0; i < npending; i++)
 		if (pending[i].kind == PENDING_SUBMIT &&
 			(i == 0 || !same_pair(&pending[i], &pending[i - 1])))
 			(void) sabot_pool_prepare_pair(sabot_job_pair(pending[i].owner,
 														  pending[i].queue),
 										   pending[i].run_after == 0);
-		else if (pending[i].kind == PENDING_INTERRUPT)
-			pending[i].signaled = sabot_job_interrupt_row(pending[i].job_id,
-														  pending[i].reason);
-	}
 }
 
 /*
@@ -240,6 +310,8 @@ after_commit(void)
 				sabot_pool_request_probe(MyDatabaseId);
 			sabot_wait_wakeup(item->job_id);
 		}
+		else if (item->kind == PENDING_WAKEUP)
+			sabot_wait_wakeup(item->job_id);
 	}
 	for (int i = 0; i < npending; i++)
 		if (pending[i].kind == PENDING_SUBMIT && is_first_of_pair(i))
@@ -253,7 +325,9 @@ static void
 refuse_prepare(void)
 {
 	for (int i = 0; i < npending; i++)
-		if (pending[i].kind != PENDING_SUBMIT)
+		if (pending[i].kind == PENDING_INTERRUPT ||
+			pending[i].kind == PENDING_RESUME ||
+			pending[i].kind == PENDING_QUEUE)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("cannot PREPARE a transaction that has cancelled or paused jobs or changed queues")));
@@ -268,11 +342,11 @@ end_of_transaction(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			before_commit();
+			before_commit(false);
 			return;
 		case XACT_EVENT_PRE_PREPARE:
 			refuse_prepare();
-			before_commit();
+			before_commit(true);
 			if (npending > 0)
 				sabot_pool_prepare_work();
 			return;

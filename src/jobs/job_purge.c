@@ -37,6 +37,7 @@ PG_FUNCTION_INFO_V1(sabot_purge);
  * Those of a role and roles it is a member of, or all with InvalidOid.  What
  * finished before *since is left out, and *since moved on: the rows that steps
  * before deleted are still in the way while somebody holds an old snapshot.
+ * What has a parent is kept as long as that is, and goes with it.
  * Inside a transaction of sabot's own.  Returns how many.
  */
 static int
@@ -53,12 +54,19 @@ purge_step(TimestampTz before, TimestampTz *since, Oid role)
 	sabot_spi("WITH d AS (DELETE FROM sabot.job_history WHERE job_id IN"
 			  " (SELECT h.job_id FROM sabot.job_history h WHERE h.finished_at < $1"
 			  " AND h.finished_at >= $5"
+			  " AND (h.parent_id IS NULL OR NOT EXISTS"
+			  "  (SELECT FROM sabot.job p WHERE p.job_id = h.parent_id UNION ALL"
+			  "   SELECT FROM sabot.job_history p WHERE p.job_id = h.parent_id))"
 			  " AND ($3 OR (h.home = $4 AND pg_has_role($2, h.owner, 'USAGE')))"
 			  " ORDER BY h.finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
-			  " RETURNING job_id, finished_at), l AS ("
-			  "DELETE FROM sabot.job_attempt_log WHERE job_id IN (SELECT job_id FROM d)), u AS ("
-			  "DELETE FROM sabot.job_units WHERE job_id IN (SELECT job_id FROM d))"
-			  " SELECT array_agg(job_id), max(finished_at) FROM d",
+			  " RETURNING job_id, finished_at), c AS ("
+			  "DELETE FROM sabot.job_history WHERE parent_id IN (SELECT job_id FROM d)"
+			  " RETURNING job_id), a AS ("
+			  "SELECT job_id FROM d UNION SELECT job_id FROM c), l AS ("
+			  "DELETE FROM sabot.job_attempt_log WHERE job_id IN (SELECT job_id FROM a)), w AS ("
+			  "DELETE FROM sabot.job_dependency WHERE depends_on IN (SELECT job_id FROM a)), u AS ("
+			  "DELETE FROM sabot.job_units WHERE job_id IN (SELECT job_id FROM a))"
+			  " SELECT (SELECT array_agg(job_id) FROM a), max(finished_at) FROM d",
 			  5, types, values, NULL, 0);
 	purged = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 						   &isnull);

@@ -204,14 +204,19 @@ fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
 		CStringGetTextDatum(hint),
 	BoolGetDatum(crew == SABOT_LLM_WORKERS)};
 	SabotOwn	own;
+	ErrorData	error = {.message = unconstify(char *, message)};
+	SabotEnd	end = {.state = SABOT_JOB_FAILED,.error = &error};
+	SPITupleTable *rows;
 	int64	   *ids;
 	int			n;
 
+	error.sqlerrcode = MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2],
+									 sqlstate[3], sqlstate[4]);
 	sabot_own_start_transaction(&own);
 	values[1] = Int64GetDatum(sabot_catalog(false)->home);
 	n = sabot_spi("WITH d AS (DELETE FROM sabot.job WHERE job_id IN"
 				  " (SELECT j.job_id FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
-				  " AND (j.queue = '" SABOT_LLM_QUEUE "') = $6"
+				  " AND (j.queue = '" SABOT_LLM_QUEUE "') = $6 AND j.kind <> 'graph'"
 				  " AND (j.state = 'queued' OR (j.state = 'scheduled' AND j.run_after <= clock_timestamp()))"
 				  " LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING *)"
 				  " INSERT INTO sabot.job_history (job_id, parent_id, kind, name, owner, owner_name,"
@@ -223,19 +228,26 @@ fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
 				  " home, queue, priority, 'failed', attempt, max_attempts, losses, free_retries, atomic,"
 				  " asked_atomic, keep_rows, submitted_at, run_after, retry_delay, timeout, command, params, settings,"
 				  " dedup_key, notify, depends_on, on_failure, started_at, $3, $4, $5,"
-				  " clock_timestamp() FROM d RETURNING job_id, name, notify",
+				  " clock_timestamp() FROM d RETURNING job_id, name, notify, parent_id, on_failure",
 				  6, types, values, NULL, 0);
+	rows = SPI_tuptable;
 	ids = MemoryContextAlloc(probe_context, sizeof(int64) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
 		SabotJob	job = {0};
 		bool		isnull;
 
-		job.job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
-												 SPI_tuptable->tupdesc, 1, &isnull));
-		job.name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
-		job.notify = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 3);
+		job.job_id = DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
+												 1, &isnull));
+		job.name = SPI_getvalue(rows->vals[i], rows->tupdesc, 2);
+		job.notify = SPI_getvalue(rows->vals[i], rows->tupdesc, 3);
+		job.parent_id = DatumGetInt64(SPI_getbinval(rows->vals[i],
+													rows->tupdesc, 4, &isnull));
+		if (isnull)
+			job.parent_id = 0;
+		job.on_failure = SPI_getvalue(rows->vals[i], rows->tupdesc, 5);
 		sabot_job_notify(&job, SABOT_JOB_FAILED);
+		(void) sabot_depend_ended(&job, &end);
 		ids[i] = job.job_id;
 	}
 	sabot_count_finished(SABOT_JOB_FAILED, n);

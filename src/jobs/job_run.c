@@ -25,6 +25,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -124,10 +125,11 @@ sabot_run_is_runnable(const SabotJob *job)
  * load_job - read the job an agent has taken, or NULL if it is not to run
  *
  * It may have been cancelled, paused, finished or lost since its id was
- * queued.  *must_leave tells that the agent has to be replaced first.
+ * queued.  *must_leave tells that the agent has to be replaced first, *is_met
+ * that the job has nothing to wait for, for sure.
  */
 static SabotJob *
-load_job(int64 job_id, bool *must_leave)
+load_job(int64 job_id, bool *must_leave, bool *is_met)
 {
 	MemoryContext old;
 	SabotJob   *job;
@@ -141,6 +143,7 @@ load_job(int64 job_id, bool *must_leave)
 	MemoryContextSwitchTo(old);
 	if (job != NULL && !sabot_run_is_runnable(job))
 		job = NULL;
+	*is_met = job != NULL && sabot_depend_is_met(job);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(job_context);
@@ -162,6 +165,25 @@ sabot_run_report(const SabotJob *job)
 }
 
 /*
+ * fire_deferred_triggers - run what would else wait for a task's commit
+ *
+ * When a task has ended in its transaction, others wait for the rest of the
+ * commit: that is not to be as long as some trigger likes.
+ */
+static void
+fire_deferred_triggers(const SabotJob *job)
+{
+	ConstraintsSetStmt *stmt;
+
+	if (job->parent_id == 0)
+		return;
+	stmt = makeNode(ConstraintsSetStmt);
+	stmt->constraints = NIL;
+	stmt->deferred = false;
+	AfterTriggerSetState(stmt);
+}
+
+/*
  * run_atomic - run a job and complete it in one transaction
  *
  * Returns false if the job was taken away meanwhile: then the transaction is
@@ -179,6 +201,7 @@ run_atomic(const SabotJob *job, List *statements, SabotEnd *end,
 	sabot_settings_apply(job->settings);
 	sabot_job_execute(job->command, statements, job->params,
 					  SABOT_EXEC_ATOMIC, outcome, NULL, NULL);
+	fire_deferred_triggers(job);
 	sabot_run_raise_if_interrupted();
 	*executed_at = GetCurrentTimestamp();
 
@@ -476,7 +499,8 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 	MemoryContext caller = MemoryContextSwitchTo(job_context);
 	SabotReady	again = {entry->job_id, entry->priority};
 	bool		must_leave;
-	SabotJob   *job = load_job(entry->job_id, &must_leave);
+	bool		is_met;
+	SabotJob   *job = load_job(entry->job_id, &must_leave, &is_met);
 
 	if (must_leave)
 		sabot_run_put_back(entry, queue);
@@ -485,7 +509,10 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 		sabot_pool_took_work(sabot_my_pair());
 		if (job != NULL && job->started_at != 0)
 			settle_cut_off(job);
-		else if (job != NULL)
+		else if (job != NULL && job->is_graph)
+			sabot_graph_run(job);
+		else if (job != NULL &&
+				 (is_met || sabot_depend_verify(job)))
 			run_loaded(job, entry);
 		if (sabot_pool_end_work())
 			sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &again);

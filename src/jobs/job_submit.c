@@ -32,6 +32,7 @@
 
 #include "compat.h"
 #include "jobs/job_columns.h"
+#include "jobs/job_submit.h"
 #include "jobs/jobs.h"
 
 #define MAX_NAME_BYTES 255
@@ -40,49 +41,27 @@ PG_FUNCTION_INFO_V1(sabot_submit_job);
 PG_FUNCTION_INFO_V1(sabot_submit_jobs);
 PG_FUNCTION_INFO_V1(sabot_submit_job_each);
 
-/* Parameters of the INSERT that all ways to submit have in common. */
-typedef enum SubmitParam
-{
-	P_NAME,
-	P_OWNER,
-	P_OWNER_NAME,
-	P_HOME,
-	P_QUEUE,
-	P_PRIORITY,
-	P_STATE,
-	P_MAX_ATTEMPTS,
-	P_ATOMIC,
-	P_KEEP_ROWS,
-	P_SUBMITTED_AT,
-	P_RUN_AFTER,
-	P_RETRY_DELAY,
-	P_TIMEOUT,
-	P_SETTINGS,
-	P_DEDUP_KEY,
-	P_NOTIFY,
-	P_COMMAND,					/* text or text[] */
-	P_PARAMS,					/* jsonb */
-	NPARAMS
-} SubmitParam;
-
-static const Oid single_types[NPARAMS] = {
+static const Oid single_types[P_NPARAMS] = {
 	TEXTOID, OIDOID, NAMEOID, INT8OID, TEXTOID, INT4OID, TEXTOID, INT4OID,
 	BOOLOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID,
-	INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
+	INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID,
+	INT8ARRAYOID
 };
-static const Oid batch_types[NPARAMS] = {
+static const Oid batch_types[P_NPARAMS] = {
 	TEXTOID, OIDOID, NAMEOID, INT8OID, TEXTOID, INT4OID, TEXTOID, INT4OID,
 	BOOLOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID,
-	INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTARRAYOID, JSONBOID
+	INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTARRAYOID, JSONBOID, TEXTOID,
+	INT8ARRAYOID
 };
 
 #define INSERT_INTO \
 	"INSERT INTO sabot.job (name, owner, owner_name, home, queue, priority, state," \
 	" max_attempts, atomic, asked_atomic, keep_rows, submitted_at, run_after," \
-	" retry_delay, timeout, settings, dedup_key, notify, command, params) "
+	" retry_delay, timeout, settings, dedup_key, notify, kind, depends_on," \
+	" command, params) "
 #define COMMON_VALUES \
 	"$1, $2, $3, $4, $5, $6, $7::sabot.job_state, $8, $9, $9, $10, $11, $12," \
-	" $13, $14, $15, $16, $17"
+	" $13, $14, $15, $16, $17, $20, $21"
 
 static const char insert_unless_there[] =
 INSERT_INTO "VALUES (" COMMON_VALUES ", $18, $19)"
@@ -98,17 +77,6 @@ INSERT_INTO "SELECT " COMMON_VALUES ", c.command, c.params"
 static const char insert_each[] =
 INSERT_INTO "SELECT " COMMON_VALUES ", $18, c.params"
 " FROM jsonb_array_elements($19) AS c (params) RETURNING job_id";
-
-/* What a call submits, with its options checked. */
-typedef struct Submission
-{
-	Datum		values[NPARAMS];
-	char		nulls[NPARAMS + 1];
-	int32		priority;
-	char	   *queue;
-	TimestampTz submitted_at;
-	TimestampTz run_after;		/* 0 = ready at once */
-} Submission;
 
 /*
  * invalid - raise 22023
@@ -164,8 +132,8 @@ sabot_check_owner_can_login(Oid roleid)
 /*
  * set_value - set a parameter of the INSERT
  */
-static void
-set_value(Submission *s, SubmitParam p, Datum value)
+void
+sabot_submission_set(SabotSubmission *s, SabotSubmitParam p, Datum value)
 {
 	s->values[p] = value;
 	s->nulls[p] = ' ';
@@ -175,10 +143,10 @@ set_value(Submission *s, SubmitParam p, Datum value)
  * set_arg - set a parameter of the INSERT to an argument, unless it is NULL
  */
 static void
-set_arg(Submission *s, SubmitParam p, FunctionCallInfo fcinfo, int argno)
+set_arg(SabotSubmission *s, SabotSubmitParam p, FunctionCallInfo fcinfo, int argno)
 {
 	if (!PG_ARGISNULL(argno))
-		set_value(s, p, PG_GETARG_DATUM(argno));
+		sabot_submission_set(s, p, PG_GETARG_DATUM(argno));
 }
 
 /*
@@ -211,10 +179,10 @@ check_interval(FunctionCallInfo fcinfo, int argno, const char *name,
 }
 
 /*
- * begin_submission - who submits, from where, when
+ * sabot_submission_begin - who submits, from where, when
  */
-static void
-begin_submission(Submission *s, const char *function)
+void
+sabot_submission_begin(SabotSubmission *s, const char *function)
 {
 	Oid			owner = GetUserId();
 
@@ -222,26 +190,27 @@ begin_submission(Submission *s, const char *function)
 	PreventCommandIfReadOnly(function);
 	sabot_check_owner_can_login(owner);
 	memset(s, 0, sizeof(*s));
-	memset(s->nulls, 'n', NPARAMS);
+	memset(s->nulls, 'n', P_NVALUES);
 	s->submitted_at = GetCurrentTimestamp();
-	set_value(s, P_OWNER, ObjectIdGetDatum(owner));
-	set_value(s, P_OWNER_NAME,
-			  DirectFunctionCall1(namein,
-								  CStringGetDatum(GetUserNameFromId(owner, false))));
-	set_value(s, P_HOME, Int64GetDatum(sabot_catalog(false)->home));
-	set_value(s, P_SUBMITTED_AT, TimestampTzGetDatum(s->submitted_at));
-	set_value(s, P_SETTINGS, PointerGetDatum(sabot_settings_capture()));
-	set_value(s, P_RETRY_DELAY,
-			  DirectFunctionCall3(interval_in, CStringGetDatum("1 s"),
-								  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
-	set_value(s, P_KEEP_ROWS, Int32GetDatum(0));
+	sabot_submission_set(s, P_OWNER, ObjectIdGetDatum(owner));
+	sabot_submission_set(s, P_OWNER_NAME,
+						 DirectFunctionCall1(namein,
+											 CStringGetDatum(GetUserNameFromId(owner, false))));
+	sabot_submission_set(s, P_HOME, Int64GetDatum(sabot_catalog(false)->home));
+	sabot_submission_set(s, P_SUBMITTED_AT, TimestampTzGetDatum(s->submitted_at));
+	sabot_submission_set(s, P_SETTINGS, PointerGetDatum(sabot_settings_capture()));
+	sabot_submission_set(s, P_RETRY_DELAY,
+						 DirectFunctionCall3(interval_in, CStringGetDatum("1 s"),
+											 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	sabot_submission_set(s, P_KEEP_ROWS, Int32GetDatum(0));
+	sabot_submission_set(s, P_KIND, CStringGetTextDatum("job"));
 }
 
 /*
- * check_job_name - raise 22001 for a name that is too long; NULL is none
+ * sabot_submission_check_name - raise 22001 for a name that is too long; NULL is none
  */
-static void
-check_job_name(const char *name)
+void
+sabot_submission_check_name(const char *name)
 {
 	if (name && strlen(name) > MAX_NAME_BYTES)
 		ereport(ERROR,
@@ -276,15 +245,15 @@ check_priority(int32 priority)
 }
 
 /*
- * set_identity - name, queue and priority, arguments name to priority
+ * sabot_submission_identity - name, queue and priority, arguments name to priority
  */
-static void
-set_identity(Submission *s, FunctionCallInfo fcinfo, int name, int queue,
-			 int priority)
+void
+sabot_submission_identity(SabotSubmission *s, FunctionCallInfo fcinfo, int name, int queue,
+						  int priority)
 {
 	set_arg(s, P_NAME, fcinfo, name);
 	if (!PG_ARGISNULL(name))
-		check_job_name(text_to_cstring(PG_GETARG_TEXT_PP(name)));
+		sabot_submission_check_name(text_to_cstring(PG_GETARG_TEXT_PP(name)));
 
 	if (PG_ARGISNULL(queue))
 		ereport(ERROR,
@@ -305,25 +274,46 @@ set_identity(Submission *s, FunctionCallInfo fcinfo, int name, int queue,
 }
 
 /*
- * set_run_after - when the job may start
+ * sabot_submission_state - the state the new rows begin in
  */
-static void
-set_run_after(Submission *s, FunctionCallInfo fcinfo, int run_after)
+void
+sabot_submission_state(SabotSubmission *s, SabotJobState state)
+{
+	s->state = state;
+	sabot_submission_set(s, P_STATE,
+						 CStringGetTextDatum(sabot_state_label(state)));
+}
+
+/*
+ * sabot_submission_run_after - when the job may start
+ */
+void
+sabot_submission_run_after(SabotSubmission *s, FunctionCallInfo fcinfo, int run_after)
 {
 	set_arg(s, P_RUN_AFTER, fcinfo, run_after);
 	if (!PG_ARGISNULL(run_after) &&
 		PG_GETARG_TIMESTAMPTZ(run_after) > s->submitted_at)
 		s->run_after = PG_GETARG_TIMESTAMPTZ(run_after);
-	set_value(s, P_STATE,
-			  CStringGetTextDatum(sabot_state_label(s->run_after ?
-													SABOT_JOB_SCHEDULED : SABOT_JOB_QUEUED)));
+	sabot_submission_state(s, s->run_after ? SABOT_JOB_SCHEDULED :
+						   SABOT_JOB_QUEUED);
+}
+
+/*
+ * sabot_submission_timeout - how long it may take; raises 22023 if below 1 ms
+ */
+void
+sabot_submission_timeout(SabotSubmission *s, FunctionCallInfo fcinfo,
+						 int timeout)
+{
+	check_interval(fcinfo, timeout, "timeout", 1);
+	set_arg(s, P_TIMEOUT, fcinfo, timeout);
 }
 
 /*
  * set_attempts - attempts, the delay between them and the timeout of each
  */
 static void
-set_attempts(Submission *s, FunctionCallInfo fcinfo, int max_attempts,
+set_attempts(SabotSubmission *s, FunctionCallInfo fcinfo, int max_attempts,
 			 int retry_delay, int timeout)
 {
 	if (required_int(fcinfo, max_attempts, "max_attempts") < 1)
@@ -331,22 +321,31 @@ set_attempts(Submission *s, FunctionCallInfo fcinfo, int max_attempts,
 	set_arg(s, P_MAX_ATTEMPTS, fcinfo, max_attempts);
 	check_interval(fcinfo, retry_delay, "retry_delay", 0);
 	set_arg(s, P_RETRY_DELAY, fcinfo, retry_delay);
-	check_interval(fcinfo, timeout, "timeout", 1);
-	set_arg(s, P_TIMEOUT, fcinfo, timeout);
+	sabot_submission_timeout(s, fcinfo, timeout);
+}
+
+/*
+ * sabot_submission_channel - the channel to notify, if there is one
+ */
+void
+sabot_submission_channel(SabotSubmission *s, FunctionCallInfo fcinfo,
+						 int notify)
+{
+	if (!PG_ARGISNULL(notify))
+		check_channel(text_to_cstring(PG_GETARG_TEXT_PP(notify)));
+	set_arg(s, P_NOTIFY, fcinfo, notify);
 }
 
 /*
  * set_results - rows to keep, and the channel to notify
  */
 static void
-set_results(Submission *s, FunctionCallInfo fcinfo, int keep_rows, int notify)
+set_results(SabotSubmission *s, FunctionCallInfo fcinfo, int keep_rows, int notify)
 {
 	if (required_int(fcinfo, keep_rows, "keep_rows") < 0)
 		invalid("keep_rows must not be negative");
 	set_arg(s, P_KEEP_ROWS, fcinfo, keep_rows);
-	if (!PG_ARGISNULL(notify))
-		check_channel(text_to_cstring(PG_GETARG_TEXT_PP(notify)));
-	set_arg(s, P_NOTIFY, fcinfo, notify);
+	sabot_submission_channel(s, fcinfo, notify);
 }
 
 /*
@@ -366,29 +365,33 @@ point_into_command(void *arg)
 }
 
 /*
- * required_command - a command that must be there and could be run
- *
- * Raises 22004 if it is NULL, its syntax error if it has one, and what
- * sabot_job_check_statements() raises.
+ * check_syntax - raise a command's syntax error if it has one, and what
+ * sabot_job_check_statements() raises
  */
-static char *
-required_command(FunctionCallInfo fcinfo, int argno)
+static void
+check_syntax(char *command)
 {
 	ErrorContextCallback callback;
-	char	   *command;
 
-	if (PG_ARGISNULL(argno))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("command must not be null")));
-	command = text_to_cstring(PG_GETARG_TEXT_PP(argno));
 	callback.callback = point_into_command;
 	callback.arg = command;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	sabot_job_check_statements(command, sabot_job_parse(command));
 	error_context_stack = callback.previous;
-	return command;
+}
+
+/*
+ * required_command - a command that must be there; raises 22004 if it is NULL
+ */
+static char *
+required_command(FunctionCallInfo fcinfo, int argno)
+{
+	if (PG_ARGISNULL(argno))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("command must not be null")));
+	return text_to_cstring(PG_GETARG_TEXT_PP(argno));
 }
 
 /*
@@ -404,12 +407,37 @@ require_array(Jsonb *params, const char *what)
 }
 
 /*
+ * sabot_submission_check_command - raise what is wrong with a command and its
+ * params, which are NULL if there are none
+ */
+void
+sabot_submission_check_command(char *command, Jsonb *params)
+{
+	check_syntax(command);
+	if (params)
+		require_array(params, "params");
+	sabot_params_check(sabot_params_highest(command), params);
+}
+
+/*
+ * note_submitted - have the agents told of a new job when this commits
+ */
+static void
+note_submitted(const SabotSubmission *s, int64 job_id)
+{
+	if (s->state != SABOT_JOB_BLOCKED)
+		sabot_pending_submit(job_id, s->priority, s->queue,
+							 DatumGetObjectId(s->values[P_OWNER]),
+							 s->run_after, s->submitted_at);
+}
+
+/*
  * insert_jobs - run the INSERT of a submission
  *
  * Fills *ids, in the caller's memory, and returns how many there are.
  */
 static int
-insert_jobs(Submission *s, const char *sql, const Oid *types, int64 **ids)
+insert_jobs(SabotSubmission *s, const char *sql, const Oid *types, int64 **ids)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	SabotOwn	own;
@@ -417,7 +445,7 @@ insert_jobs(Submission *s, const char *sql, const Oid *types, int64 **ids)
 
 	SPI_connect();
 	sabot_own_begin(&own);
-	n = sabot_spi(sql, NPARAMS, types, s->values, s->nulls, 0);
+	n = sabot_spi(sql, P_NPARAMS, types, s->values, s->nulls, 0);
 	*ids = MemoryContextAllocHuge(caller, sizeof(int64) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
@@ -425,29 +453,30 @@ insert_jobs(Submission *s, const char *sql, const Oid *types, int64 **ids)
 
 		(*ids)[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
 												SPI_tuptable->tupdesc, 1, &isnull));
-		sabot_pending_submit((*ids)[i], s->priority, s->queue,
-							 DatumGetObjectId(s->values[P_OWNER]),
-							 s->run_after, s->submitted_at);
+		note_submitted(s, (*ids)[i]);
 	}
 	sabot_own_end(&own);
 	SPI_finish();
+	sabot_submission_link(s, *ids, n);
 	return n;
 }
 
 /*
- * insert_row - insert the one job of a submission without SQL; returns its id
+ * sabot_submission_insert - insert the one job of a submission without SQL;
+ * returns its id
  *
  * For a single job, finding its way through SPI and the executor would take
  * longer than all the rest.
  */
-static int64
-insert_row(Submission *s, const char *kind)
+int64
+sabot_submission_insert(SabotSubmission *s)
 {
-	static const int column_of[NPARAMS] = {
+	static const int column_of[P_NVALUES] = {
 		JOB_NAME, JOB_OWNER, JOB_OWNER_NAME, JOB_HOME, JOB_QUEUE,
 		JOB_PRIORITY, JOB_STATE, JOB_MAX_ATTEMPTS, JOB_ATOMIC, JOB_KEEP_ROWS,
 		JOB_SUBMITTED_AT, JOB_RUN_AFTER, JOB_RETRY_DELAY, JOB_TIMEOUT,
-		JOB_SETTINGS, JOB_DEDUP_KEY, JOB_NOTIFY, JOB_COMMAND, JOB_PARAMS
+		JOB_SETTINGS, JOB_DEDUP_KEY, JOB_NOTIFY, JOB_COMMAND, JOB_PARAMS,
+		JOB_KIND, JOB_DEPENDS_ON, JOB_PARENT_ID, JOB_ON_FAILURE
 	};
 	const SabotCatalog *cat = sabot_catalog(false);
 	Datum		values[JOB_NCOLUMNS] = {0};
@@ -455,7 +484,7 @@ insert_row(Submission *s, const char *kind)
 	int64		job_id = nextval_internal(cat->sequence, false);
 
 	memset(isnull, true, sizeof(isnull));
-	for (int i = 0; i < NPARAMS; i++)
+	for (int i = 0; i < P_NVALUES; i++)
 	{
 		values[column_of[i]] = s->values[i];
 		isnull[column_of[i]] = s->nulls[i] != ' ';
@@ -463,15 +492,11 @@ insert_row(Submission *s, const char *kind)
 	values[JOB_ASKED_ATOMIC] = s->values[P_ATOMIC];
 	isnull[JOB_ASKED_ATOMIC] = s->nulls[P_ATOMIC] != ' ';
 	values[JOB_ID] = Int64GetDatum(job_id);
-	values[JOB_KIND] = CStringGetTextDatum(kind);
-	values[JOB_STATE] = ObjectIdGetDatum(cat->states[s->run_after ?
-													 SABOT_JOB_SCHEDULED : SABOT_JOB_QUEUED]);
-	isnull[JOB_ID] = isnull[JOB_KIND] = isnull[JOB_STATE] = false;
+	values[JOB_STATE] = ObjectIdGetDatum(cat->states[s->state]);
+	isnull[JOB_ID] = isnull[JOB_STATE] = false;
 	isnull[JOB_ATTEMPT] = isnull[JOB_LOSSES] = isnull[JOB_FREE_RETRIES] = false;
 	sabot_job_insert_row(cat->job, values, isnull);
-	sabot_pending_submit(job_id, s->priority, s->queue,
-						 DatumGetObjectId(s->values[P_OWNER]),
-						 s->run_after, s->submitted_at);
+	note_submitted(s, job_id);
 	return job_id;
 }
 
@@ -484,35 +509,37 @@ insert_row(Submission *s, const char *kind)
 int64
 sabot_job_submit(const SabotNewJob *job, const char *function)
 {
-	Submission	s;
+	SabotSubmission s;
 
-	begin_submission(&s, function);
-	check_job_name(job->name);
+	sabot_submission_begin(&s, function);
+	sabot_submission_check_name(job->name);
 	check_priority(job->priority);
 	s.queue = pstrdup(job->queue);
 	s.priority = job->priority;
 	if (job->run_after > s.submitted_at)
 		s.run_after = job->run_after;
 	if (job->name)
-		set_value(&s, P_NAME, CStringGetTextDatum(job->name));
-	set_value(&s, P_QUEUE, CStringGetTextDatum(job->queue));
-	set_value(&s, P_PRIORITY, Int32GetDatum(job->priority));
-	set_value(&s, P_MAX_ATTEMPTS, Int32GetDatum(1));
+		sabot_submission_set(&s, P_NAME, CStringGetTextDatum(job->name));
+	sabot_submission_set(&s, P_QUEUE, CStringGetTextDatum(job->queue));
+	sabot_submission_set(&s, P_PRIORITY, Int32GetDatum(job->priority));
+	sabot_submission_set(&s, P_MAX_ATTEMPTS, Int32GetDatum(1));
 	if (job->run_after != 0)
-		set_value(&s, P_RUN_AFTER, TimestampTzGetDatum(job->run_after));
+		sabot_submission_set(&s, P_RUN_AFTER, TimestampTzGetDatum(job->run_after));
 	if (job->notify)
 		check_channel(job->notify);
 	if (job->notify)
-		set_value(&s, P_NOTIFY, CStringGetTextDatum(job->notify));
-	set_value(&s, P_COMMAND, CStringGetTextDatum(job->command));
-	return insert_row(&s, job->kind);
+		sabot_submission_set(&s, P_NOTIFY, CStringGetTextDatum(job->notify));
+	sabot_submission_set(&s, P_COMMAND, CStringGetTextDatum(job->command));
+	sabot_submission_set(&s, P_KIND, CStringGetTextDatum(job->kind));
+	s.state = s.run_after ? SABOT_JOB_SCHEDULED : SABOT_JOB_QUEUED;
+	return sabot_submission_insert(&s);
 }
 
 /*
  * find_duplicate - the unfinished job with the submission's dedup_key, or 0
  */
 static int64
-find_duplicate(Submission *s)
+find_duplicate(SabotSubmission *s)
 {
 	Oid			types[] = {OIDOID, TEXTOID, TEXTOID, INT8OID};
 	Datum		values[] = {s->values[P_OWNER], s->values[P_QUEUE],
@@ -537,19 +564,26 @@ find_duplicate(Submission *s)
 }
 
 /*
- * submit_one - insert one job, or find the unfinished one with its dedup_key
+ * sabot_submission_insert_once - insert one job, or find the unfinished one
+ * with its dedup_key
+ *
+ * *inserted tells which.
  */
-static int64
-submit_one(Submission *s)
+int64
+sabot_submission_insert_once(SabotSubmission *s, bool *inserted)
 {
 	int64	   *ids;
+	int64		job_id;
 
+	*inserted = true;
 	if (s->nulls[P_DEDUP_KEY] != ' ')
-		return insert_row(s, "job");
+	{
+		job_id = sabot_submission_insert(s);
+		sabot_submission_link(s, &job_id, 1);
+		return job_id;
+	}
 	for (;;)
 	{
-		int64		job_id;
-
 		CHECK_FOR_INTERRUPTS();
 		if (insert_jobs(s, insert_unless_there, single_types, &ids) > 0)
 			return ids[0];
@@ -560,6 +594,7 @@ submit_one(Submission *s)
 				(errmsg("job " INT64_FORMAT " with dedup_key \"%s\" is not finished, nothing submitted",
 						job_id,
 						TextDatumGetCString(s->values[P_DEDUP_KEY]))));
+		*inserted = false;
 		return job_id;
 	}
 }
@@ -578,30 +613,27 @@ submit_one(Submission *s)
 Datum
 sabot_submit_job(PG_FUNCTION_ARGS)
 {
-	Submission	s;
-	char	   *command;
+	SabotSubmission s;
 	Jsonb	   *params = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
+	bool		inserted;
 
-	begin_submission(&s, "sabot.submit_job()");
-	refuse_later_feature(fcinfo, 6, "depends_on");
+	sabot_submission_begin(&s, "sabot.submit_job()");
 	refuse_later_feature(fcinfo, 7, "schedule");
 	refuse_later_feature(fcinfo, 8, "over");
 	refuse_later_feature(fcinfo, 9, "pieces");
 	refuse_later_feature(fcinfo, 10, "piece_pause");
-	set_identity(&s, fcinfo, 2, 3, 4);
-	set_run_after(&s, fcinfo, 5);
+	sabot_submission_identity(&s, fcinfo, 2, 3, 4);
+	sabot_submission_run_after(&s, fcinfo, 5);
 	set_attempts(&s, fcinfo, 11, 12, 13);
 	set_arg(&s, P_ATOMIC, fcinfo, 14);
 	set_arg(&s, P_DEDUP_KEY, fcinfo, 15);
 	set_results(&s, fcinfo, 16, 17);
 
-	command = required_command(fcinfo, 0);
-	if (params)
-		require_array(params, "params");
-	sabot_params_check(sabot_params_highest(command), params);
+	sabot_submission_depends_on(&s, fcinfo, 6);
+	sabot_submission_check_command(required_command(fcinfo, 0), params);
 	set_arg(&s, P_COMMAND, fcinfo, 0);
 	set_arg(&s, P_PARAMS, fcinfo, 1);
-	PG_RETURN_INT64(submit_one(&s));
+	PG_RETURN_INT64(sabot_submission_insert_once(&s, &inserted));
 }
 
 /*
@@ -609,12 +641,12 @@ sabot_submit_job(PG_FUNCTION_ARGS)
  * which have the same places in both
  */
 static void
-set_batch_options(Submission *s, FunctionCallInfo fcinfo, const char *function)
+set_batch_options(SabotSubmission *s, FunctionCallInfo fcinfo, const char *function)
 {
-	begin_submission(s, function);
-	refuse_later_feature(fcinfo, 6, "depends_on");
-	set_identity(s, fcinfo, 2, 3, 4);
-	set_run_after(s, fcinfo, 5);
+	sabot_submission_begin(s, function);
+	sabot_submission_identity(s, fcinfo, 2, 3, 4);
+	sabot_submission_run_after(s, fcinfo, 5);
+	sabot_submission_depends_on(s, fcinfo, 6);
 	set_attempts(s, fcinfo, 7, 8, 9);
 	set_results(s, fcinfo, 10, 11);
 }
@@ -695,7 +727,7 @@ check_commands(ArrayType *commands)
 Datum
 sabot_submit_jobs(PG_FUNCTION_ARGS)
 {
-	Submission	s;
+	SabotSubmission s;
 	Jsonb	   *params = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
 	int64	   *ids;
 	int			n;
@@ -732,8 +764,9 @@ sabot_submit_jobs(PG_FUNCTION_ARGS)
 Datum
 sabot_submit_job_each(PG_FUNCTION_ARGS)
 {
-	Submission	s;
+	SabotSubmission s;
 	Jsonb	   *params;
+	char	   *command;
 	int64	   *ids;
 	int			n;
 
@@ -745,7 +778,9 @@ sabot_submit_job_each(PG_FUNCTION_ARGS)
 				 errhint("Give an array of arrays: one element for each job.")));
 	params = PG_GETARG_JSONB_P(1);
 	require_array(params, "params");
-	check_elements(params, sabot_params_highest(required_command(fcinfo, 0)));
+	command = required_command(fcinfo, 0);
+	check_syntax(command);
+	check_elements(params, sabot_params_highest(command));
 	set_arg(&s, P_COMMAND, fcinfo, 0);
 	set_arg(&s, P_PARAMS, fcinfo, 1);
 	n = insert_jobs(&s, insert_each, single_types, &ids);

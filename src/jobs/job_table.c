@@ -27,6 +27,7 @@
 #include "commands/async.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/json.h"
@@ -76,6 +77,18 @@ fetch_job_tuple(Relation rel, int64 job_id)
 }
 
 /*
+ * fill_depends_on - what a job depends on, from a bigint[] without NULLs
+ */
+static void
+fill_depends_on(SabotJob *job, ArrayType *ids)
+{
+	job->ndepends_on = ArrayGetNItems(ARR_NDIM(ids), ARR_DIMS(ids));
+	job->depends_on = palloc(sizeof(int64) * Max(job->ndepends_on, 1));
+	memcpy(job->depends_on, ARR_DATA_PTR(ids),
+		   sizeof(int64) * job->ndepends_on);
+}
+
+/*
  * fill_job - a SabotJob from the values of a row
  */
 static SabotJob *
@@ -113,6 +126,15 @@ fill_job(Datum *v, bool *isnull)
 	job->settings = isnull[JOB_SETTINGS] ? NULL :
 		DatumGetArrayTypePCopy(v[JOB_SETTINGS]);
 	job->notify = text_or_null(JOB_NOTIFY);
+	job->parent_id = isnull[JOB_PARENT_ID] ? 0 :
+		DatumGetInt64(v[JOB_PARENT_ID]);
+	job->is_graph = VARSIZE_ANY_EXHDR(DatumGetPointer(v[JOB_KIND])) ==
+		strlen("graph") && strcmp(TextDatumGetCString(v[JOB_KIND]), "graph") == 0;
+	job->on_failure = text_or_null(JOB_ON_FAILURE);
+	job->sqlstate = text_or_null(JOB_SQLSTATE);
+	job->error = text_or_null(JOB_ERROR);
+	if (!isnull[JOB_DEPENDS_ON])
+		fill_depends_on(job, DatumGetArrayTypeP(v[JOB_DEPENDS_ON]));
 #undef text_or_null
 	return job;
 }
@@ -274,7 +296,8 @@ sabot_job_insert_row(Oid table, const Datum *values, const bool *isnull)
 }
 
 /*
- * sabot_job_finish - end a job in the current transaction
+ * sabot_job_move - end a job in the current transaction, without a word to
+ * those that wait for it
  *
  * Moves the row to history with what is known of the end.  attempt is what
  * the row counts then; atomic tells how the last attempt ran; error is NULL
@@ -288,7 +311,7 @@ sabot_job_insert_row(Oid table, const Datum *values, const bool *isnull)
  * the job is not counted as finished: that is left to the caller.
  */
 bool
-sabot_job_finish(const SabotJob *job, const SabotEnd *end)
+sabot_job_move(const SabotJob *job, const SabotEnd *end)
 {
 	Relation	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
 	HeapTuple	tuple = fetch_job_tuple(rel, job->job_id);
@@ -333,6 +356,19 @@ sabot_job_finish(const SabotJob *job, const SabotEnd *end)
 	if (GetCurrentTransactionNestLevel() == 1)
 		sabot_count_finished(end->state, 1);
 	return true;
+}
+
+/*
+ * sabot_job_finish - end a job in the current transaction, and settle what
+ * that means for those that wait for it
+ *
+ * As sabot_job_move().  In a subtransaction it returns false, too, if there
+ * is anybody to tell: that cannot be taken back in part.
+ */
+bool
+sabot_job_finish(const SabotJob *job, const SabotEnd *end)
+{
+	return sabot_job_move(job, end) && sabot_depend_ended(job, end);
 }
 
 /*

@@ -34,6 +34,7 @@ PG_FUNCTION_INFO_V1(sabot_warn_unless_preloaded);
 
 #define ROUTINES \
 	"sabot.submit_job, sabot.submit_jobs, sabot.submit_job_each, sabot.run," \
+	" sabot.submit_graph, sabot.graph_task, sabot.graph_dot," \
 	" sabot.wait_for_job, sabot.wait_for_jobs, sabot.job_state, sabot.job_rows," \
 	" sabot.cancel_job, sabot.retry_job, sabot.pause_job, sabot.resume_job," \
 	" sabot.purge, sabot.start_agents, sabot.stop_agents, sabot.check," \

@@ -246,6 +246,19 @@ is_completed(int64 job_id, SabotJobLook *look)
 }
 
 /*
+ * raise_own - raise 55000: nobody else can see a job yet
+ */
+static void
+raise_own(int64 job_id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot wait for job %lld, which this transaction has submitted",
+					(long long) job_id),
+			 errhint("Commit first, or call sabot.wait_for_job outside a transaction block.")));
+}
+
+/*
  * check_not_own - raise 55000 if nobody else can see a job yet, or if it is
  * the one that is waiting
  */
@@ -255,11 +268,7 @@ check_not_own(int64 job_id)
 	SabotSlot	slot;
 
 	if (sabot_submit_is_pending(job_id))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot wait for job %lld, which this transaction has submitted",
-						(long long) job_id),
-				 errhint("Commit first, or call sabot.wait_for_job outside a transaction block.")));
+		raise_own(job_id);
 	if (sabot_my_slot != SABOT_NO_SLOT &&
 		sabot_pool_find_work(MyDatabaseId, job_id, &slot) &&
 		slot.pid == MyProcPid)
@@ -422,6 +431,8 @@ wait_for_all(WaitCall *call, int64 *job_ids, int njobs)
 		check_not_own(job_ids[i]);
 		oldcontext = MemoryContextSwitchTo(call->context);
 		completed = is_completed(job_ids[i], &look);
+		if (!completed && look.ours)
+			raise_own(job_ids[i]);
 		MemoryContextSwitchTo(oldcontext);
 		MemoryContextReset(call->context);
 		if (!completed)

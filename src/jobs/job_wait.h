@@ -30,6 +30,8 @@ typedef struct SabotJobLook
 
 	/* unfinished jobs only */
 	bool		copied;			/* it belongs to another database */
+	bool		ours;			/* this transaction has put it there */
+	bool		is_graph;
 	TimestampTz run_after;		/* 0 if none */
 	char	   *queue;
 

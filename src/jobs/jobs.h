@@ -47,6 +47,8 @@
 typedef struct SabotJob
 {
 	int64		job_id;
+	int64		parent_id;		/* 0 if none */
+	bool		is_graph;
 	Oid			owner;
 	char	   *owner_name;
 	char	   *name;			/* or NULL */
@@ -71,6 +73,11 @@ typedef struct SabotJob
 	TimestampTz started_at;		/* of an attempt outside a transaction block
 								 * that has begun and not ended, else 0 */
 	int64		home;			/* identity of the database it belongs to */
+	int64	   *depends_on;		/* ids in ascending order */
+	int			ndepends_on;
+	char	   *on_failure;		/* what a task's failure means, or NULL */
+	char	   *sqlstate;		/* of the last attempt, or of what makes a */
+	char	   *error;			/* graph fail; each may be NULL */
 	TransactionId version;		/* transaction that wrote the row as it is */
 } SabotJob;
 
@@ -163,6 +170,9 @@ typedef struct SabotCatalog
 	Oid			owner;			/* of the extension's tables */
 	Oid			job;			/* sabot.job ... */
 	Oid			job_pkey;
+	Oid			job_parent;		/* its index on parent_id */
+	Oid			dependency;		/* sabot.job_dependency and its index */
+	Oid			dependency_pkey;
 	Oid			history;
 	Oid			sequence;		/* of job ids */
 	int64		home;			/* identity of this database's jobs */
@@ -207,6 +217,7 @@ typedef struct SabotEnd
 extern SabotJob *sabot_job_read(int64 job_id);
 extern void sabot_job_insert_row(Oid table, const Datum *values,
 								 const bool *isnull);
+extern bool sabot_job_move(const SabotJob *job, const SabotEnd *end);
 extern bool sabot_job_finish(const SabotJob *job, const SabotEnd *end);
 extern void sabot_job_notify(const SabotJob *job, SabotJobState state);
 extern int64 sabot_interval_ms(const Interval *interval);
@@ -361,7 +372,26 @@ extern void sabot_pending_submit(int64 job_id, int32 priority,
 extern void sabot_pending_interrupt(int64 job_id, SabotInterrupt reason);
 extern void sabot_pending_queue(const char *queue, bool paused,
 								int max_running);
+extern void sabot_pending_settle(int64 job_id);
+extern void sabot_pending_signal(int64 job_id, SabotInterrupt reason);
+extern void sabot_pending_resume(int64 job_id);
+extern void sabot_pending_wakeup(int64 job_id);
 extern bool sabot_submit_is_pending(int64 job_id);
+
+/* in job_depend.c: jobs that wait for jobs */
+extern bool sabot_depend_ended(const SabotJob *job, const SabotEnd *end);
+extern bool sabot_depend_is_met(const SabotJob *job);
+extern bool sabot_depend_verify(const SabotJob *job);
+extern void sabot_depend_settle(int64 job_id, bool can_lock);
+extern bool sabot_depend_hold_task(const SabotJob *graph);
+extern void sabot_depend_settle_graph(int64 graph_id);
+
+/* in job_graph_control.c */
+extern void sabot_graph_run(const SabotJob *graph);
+extern bool sabot_graph_interrupt(int64 job_id, SabotInterrupt reason);
+extern bool sabot_graph_is_running(int64 job_id);
+extern void sabot_job_resume_waiting(int64 job_id);
+extern bool sabot_graph_requeue(int64 job_id);
 
 /* in job_wait.c */
 extern Size sabot_wait_shmem_size(void);
@@ -378,6 +408,9 @@ extern bool sabot_direct_run_next(void);
 typedef struct SabotFoundJob
 {
 	bool		open;			/* in sabot.job, not in history */
+	bool		is_graph;
+	bool		waits;			/* it depends on others */
+	int64		graph_id;		/* whose task it is, 0 = none */
 	bool		paused_by_owner;	/* and not by itself */
 	int64		home;
 	char	   *state;
@@ -387,6 +420,8 @@ typedef struct SabotFoundJob
 extern SabotFoundJob sabot_job_of_caller(int64 job_id);
 extern void sabot_job_refuse_copied(int64 job_id, const SabotFoundJob *found);
 extern bool sabot_job_requeue(int64 job_id);
+extern int64 *sabot_job_push_rows(int n);
+extern void sabot_job_write_signal(int64 job_id, SabotInterrupt reason);
 extern bool sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason);
 
 /* A job the room above submits; what is not here is as by default. */

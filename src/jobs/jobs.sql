@@ -65,6 +65,8 @@ COMMENT ON COLUMN job.free_retries IS 'attempts that failed for reasons that are
 COMMENT ON COLUMN job.atomic IS 'true or false as asked at submit or found out when run, NULL while unknown';
 COMMENT ON COLUMN job.asked_atomic IS 'as asked at submit, which retry_job() goes back to; NULL = either';
 COMMENT ON COLUMN job.settings IS 'settings in force at submit that travel with the job: name, value, name, value, …';
+COMMENT ON COLUMN job.depends_on IS 'jobs that have to be completed before, in ascending order';
+COMMENT ON COLUMN job.on_failure IS 'what it means for the graph if this task fails: fail, skip or continue';
 COMMENT ON COLUMN job.started_at IS 'start of an attempt that is not atomic, committed before it runs; NULL again when it has ended or was given back';
 COMMENT ON COLUMN job.reason IS 'why the job is paused';
 COMMENT ON COLUMN job.sqlstate IS 'of the last attempt, if it failed';
@@ -77,7 +79,8 @@ CREATE INDEX job_due_idx ON job (owner, home, run_after)
 	WHERE state = 'scheduled';
 CREATE UNIQUE INDEX job_dedup_idx ON job (owner, home, queue, dedup_key)
 	WHERE dedup_key IS NOT NULL;
-CREATE INDEX job_parent_idx ON job (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX job_parent_idx ON job (parent_id, job_id)
+	WHERE parent_id IS NOT NULL;
 
 CREATE TABLE job_history (
 	job_id       bigint      NOT NULL PRIMARY KEY,
@@ -160,6 +163,21 @@ CREATE TABLE job_units (
 COMMENT ON TABLE job_units IS
 	'how far jobs are that count units of their own and have no children';
 
+-- Who waits for a job, for those that end it: sabot.job.depends_on the other
+-- way round.  A row stays until the job that is waited for is purged.
+CREATE TABLE job_dependency (
+	depends_on   bigint      NOT NULL,
+	job_id       bigint      NOT NULL,
+	inside       boolean     NOT NULL,
+	last         bigint      NOT NULL,
+	PRIMARY KEY (depends_on, job_id)
+) USING heap;
+
+COMMENT ON TABLE job_dependency IS 'which jobs wait for a job';
+COMMENT ON COLUMN job_dependency.inside IS 'both are tasks of one graph';
+COMMENT ON COLUMN job_dependency.last IS
+	'the last of all jobs that job_id depends on, which is looked at first';
+
 -- An owner's word to a job that was running when it was given: durable before
 -- the agent is interrupted, so that a crash in between does not forget it.
 CREATE TABLE job_signal (
@@ -182,6 +200,7 @@ SELECT pg_catalog.pg_extension_config_dump('job', '');
 SELECT pg_catalog.pg_extension_config_dump('job_history', '');
 SELECT pg_catalog.pg_extension_config_dump('job_attempt_log', '');
 SELECT pg_catalog.pg_extension_config_dump('job_units', '');
+SELECT pg_catalog.pg_extension_config_dump('job_dependency', '');
 SELECT pg_catalog.pg_extension_config_dump('job_signal', '');
 SELECT pg_catalog.pg_extension_config_dump('queue', '');
 SELECT pg_catalog.pg_extension_config_dump('job_job_id_seq', '');

@@ -86,20 +86,31 @@ REVOKE ALL ON FUNCTION wait_reason(bigint, text, text, boolean, integer, oid, bi
 CREATE VIEW open_job AS
 	SELECT j.job_id, j.parent_id, j.name, j.kind, j.owner, j.owner_name,
 		j.home, j.queue, j.priority,
-		CASE WHEN r.job_id IS NOT NULL THEN 'running'
+		CASE WHEN j.kind = 'graph' AND j.home = home() AND j.state <> 'paused'
+			THEN CASE WHEN EXISTS (SELECT FROM running_job() AS c
+					JOIN job AS t ON t.job_id = c.job_id
+					WHERE t.parent_id = j.job_id)
+				THEN 'running' ELSE 'blocked' END::job_state
+			WHEN r.job_id IS NOT NULL THEN 'running'
 			WHEN j.home <> home() THEN 'paused'
 			WHEN j.state = 'scheduled' AND j.run_after <= statement_timestamp()
 				THEN 'queued'
 			ELSE j.state
 		END AS state,
 		COALESCE(r.attempt, j.attempt) AS attempt, j.max_attempts, j.losses,
-		j.atomic, r.pid, j.command, j.submitted_at, j.run_after,
+		j.atomic, r.pid, j.command, j.submitted_at,
+		-- That of a graph with a timeout is its deadline.
+		CASE WHEN j.kind = 'graph' AND j.timeout IS NOT NULL
+			THEN j.run_after - j.timeout ELSE j.run_after END AS run_after,
 		COALESCE(r.started_at, j.started_at) AS started_at,
 		CASE WHEN j.reason IS NULL OR is_mine(j.owner, j.owner_name, j.home)
 			THEN j.reason ELSE 'paused' END AS reason,
 		j.sqlstate, j.error, q.paused AS queue_paused,
 		q.max_running AS queue_limit,
-		CASE WHEN j.state = 'blocked' THEN
+		CASE WHEN j.kind = 'graph' THEN
+			ARRAY(SELECT t.job_id FROM job AS t
+				WHERE t.parent_id = j.job_id ORDER BY t.job_id)
+			WHEN j.state = 'blocked' THEN
 			ARRAY(SELECT d FROM unnest(j.depends_on) AS d
 				WHERE EXISTS (SELECT FROM job AS b WHERE b.job_id = d))
 		END AS waits_for
@@ -155,7 +166,8 @@ CREATE VIEW any_job WITH (security_barrier) AS
 			h.submitted_at, h.run_after, h.started_at,
 			h.finished_at, h.command_tag,
 			h.row_count, h.notices, h.sqlstate,
-			h.error, h.error_detail, h.error_hint,
+			COALESCE(h.error, CASE WHEN h.state = 'skipped' THEN h.reason END),
+			h.error_detail, h.error_hint,
 			h.error_context, h.error_statement,
 			h.error_position
 		FROM job_history AS h) AS x

@@ -1,0 +1,242 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_row.c
+ *		Looks at rows of open jobs, locks and updates them, below SQL.
+ *
+ * What a job waits for and what waits for it is settled inside the
+ * transactions that end jobs, whatever these have done to their transaction:
+ * so no snapshot of theirs and no isolation level may have a say.  A look
+ * tells apart what is open for sure, what somebody is ending this moment, and
+ * what is gone.
+ *
+ * Without a snapshot a row that is being replaced by a new version can be
+ * missed, if the new one comes into the index behind the scan and the old one
+ * goes before it is fetched.  So what is not found is looked for twice.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_row.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "executor/executor.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "jobs/job_columns.h"
+#include "jobs/job_row.h"
+
+/*
+ * scan_begin - begin a scan of an index for one bigint, seeing what is not
+ * committed yet
+ */
+static IndexScanDesc
+scan_begin(Relation rel, Relation index, int64 value, SnapshotData *dirty)
+{
+	ScanKeyData key;
+	IndexScanDesc scan;
+
+	InitDirtySnapshot(*dirty);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(value));
+	scan = SabotIndexBeginScan(rel, index, dirty, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	return scan;
+}
+
+/*
+ * version_presence - what one version of a row tells, as a dirty scan found it
+ *
+ * A version that another transaction has inserted is of a job that is new, or
+ * finished and about to be retried, or it replaces one that was there before.
+ */
+static SabotPresence
+version_presence(TupleTableSlot *slot, const SnapshotData *dirty)
+{
+	bool		should_free;
+	HeapTuple	tuple;
+	bool		deleted;
+
+	if (TransactionIdIsValid(dirty->xmin))
+		return SABOT_ROW_COMING;
+	if (!TransactionIdIsValid(dirty->xmax))
+		return SABOT_ROW_OPEN;
+	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+	deleted = ItemPointerEquals(&tuple->t_data->t_ctid, &slot->tts_tid);
+	if (should_free)
+		heap_freetuple(tuple);
+	return deleted ? SABOT_ROW_ENDING : SABOT_ROW_OPEN;
+}
+
+/*
+ * strongest_presence - the most that the rows with a value tell
+ *
+ * Values of SabotPresence are in the order of what they tell.
+ */
+static SabotPresence
+strongest_presence(Relation rel, Oid indexid, int64 value)
+{
+	Relation	index = index_open(indexid, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	SnapshotData dirty;
+	IndexScanDesc scan = scan_begin(rel, index, value, &dirty);
+	SabotPresence result = SABOT_ROW_GONE;
+
+	/* From the end: jobs with higher ids are likely to end later. */
+	while (result != SABOT_ROW_OPEN &&
+		   index_getnext_slot(scan, BackwardScanDirection, slot))
+		result = Max(result, version_presence(slot, &dirty));
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	return result;
+}
+
+/*
+ * sabot_row_presence - whether a job is open
+ *
+ * rel is sabot.job.
+ */
+SabotPresence
+sabot_row_presence(Relation rel, int64 job_id)
+{
+	Oid			index = sabot_catalog(false)->job_pkey;
+	SabotPresence result = strongest_presence(rel, index, job_id);
+
+	return result == SABOT_ROW_GONE ?
+		strongest_presence(rel, index, job_id) : result;
+}
+
+/*
+ * sabot_row_children - whether a job has open children, and how open these are
+ */
+SabotPresence
+sabot_row_children(Relation rel, int64 job_id)
+{
+	Oid			index = sabot_catalog(false)->job_parent;
+	SabotPresence result = strongest_presence(rel, index, job_id);
+
+	return result == SABOT_ROW_OPEN ? result :
+		strongest_presence(rel, index, job_id);
+}
+
+/*
+ * find_version - find a version of a job's row, the newest if there are more
+ * than one
+ */
+static bool
+find_version(Relation rel, int64 job_id, ItemPointer tid)
+{
+	Relation	index = index_open(sabot_catalog(false)->job_pkey,
+								   AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	SnapshotData dirty;
+	IndexScanDesc scan = scan_begin(rel, index, job_id, &dirty);
+	bool		found = false;
+
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		/* The one that others are about to replace leads to the new one. */
+		if (TransactionIdIsValid(dirty.xmin))
+			continue;
+		*tid = slot->tts_tid;
+		found = true;
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	return found;
+}
+
+/*
+ * sabot_row_lock - lock the row of an open job until our transaction ends
+ *
+ * Waits for who has it locked.  Returns a copy of the row as it is then, or
+ * NULL if it is gone.
+ */
+HeapTuple
+sabot_row_lock(Relation rel, int64 job_id, LockTupleMode mode)
+{
+	ItemPointerData tid;
+	TupleTableSlot *slot;
+	TM_FailureData failure;
+	TM_Result	result;
+	HeapTuple	tuple = NULL;
+
+	if (!find_version(rel, job_id, &tid) && !find_version(rel, job_id, &tid))
+		return NULL;
+	slot = table_slot_create(rel, NULL);
+	result = table_tuple_lock(rel, &tid, SnapshotSelf, slot,
+							  GetCurrentCommandId(false), mode, LockWaitBlock,
+							  TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+	if (result == TM_Ok)
+	{
+		tuple = ExecCopySlotHeapTuple(slot);
+		tuple->t_self = slot->tts_tid;
+	}
+	else if (result != TM_Deleted)
+		elog(ERROR, "unexpected result of locking a job: %d", (int) result);
+	ExecDropSingleTupleTableSlot(slot);
+	return tuple;
+}
+
+/*
+ * sabot_row_update - replace a row that our transaction has locked
+ *
+ * values and isnull are all of its columns.  The new version is to be seen by
+ * what follows in this transaction.
+ */
+void
+sabot_row_update(Relation rel, HeapTuple old, const Datum *values,
+				 const bool *isnull)
+{
+	int			natts = RelationGetDescr(rel)->natts;
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *result = makeNode(ResultRelInfo);
+	SabotUpdateIndexes indexes;
+
+	InitResultRelInfo(result, rel, 1, NULL, 0);
+	ExecOpenIndices(result, false);
+	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
+	memcpy(slot->tts_isnull, isnull, sizeof(bool) * natts);
+	ExecStoreVirtualTuple(slot);
+	simple_table_tuple_update(rel, &old->t_self, slot, SnapshotSelf, &indexes);
+	if (SabotMustUpdateIndexes(indexes) && result->ri_NumIndices > 0)
+		SabotExecInsertIndexTuples(result, slot, estate);
+	ExecCloseIndices(result);
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	CommandCounterIncrement();
+}
+
+/*
+ * sabot_row_set_state - set the state of a row that our transaction has
+ * locked, and why it is so
+ *
+ * reason may be NULL.
+ */
+void
+sabot_row_set_state(Relation rel, HeapTuple old, SabotJobState state,
+					const char *reason)
+{
+	Datum		v[JOB_NCOLUMNS];
+	bool		isnull[JOB_NCOLUMNS];
+
+	heap_deform_tuple(old, RelationGetDescr(rel), v, isnull);
+	v[JOB_STATE] = ObjectIdGetDatum(sabot_catalog(false)->states[state]);
+	isnull[JOB_REASON] = reason == NULL;
+	if (reason)
+		v[JOB_REASON] = CStringGetTextDatum(reason);
+	sabot_row_update(rel, old, v, isnull);
+}

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_row.h
+ *		Rows of open jobs, below SQL.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_row.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SABOT_JOB_ROW_H
+#define SABOT_JOB_ROW_H
+
+#include "access/htup.h"
+#include "jobs/jobs.h"
+#include "nodes/lockoptions.h"
+#include "utils/relcache.h"
+
+/* How a row, or the most open of several, stands; each tells more. */
+typedef enum SabotPresence
+{
+	SABOT_ROW_GONE,				/* there is none */
+	SABOT_ROW_COMING,			/* another transaction has inserted it */
+	SABOT_ROW_ENDING,			/* another transaction has deleted it */
+	SABOT_ROW_OPEN				/* there for sure */
+} SabotPresence;
+
+extern SabotPresence sabot_row_presence(Relation rel, int64 job_id);
+extern SabotPresence sabot_row_children(Relation rel, int64 job_id);
+extern HeapTuple sabot_row_lock(Relation rel, int64 job_id,
+								LockTupleMode mode);
+extern void sabot_row_update(Relation rel, HeapTuple old, const Datum *values,
+							 const bool *isnull);
+extern void sabot_row_set_state(Relation rel, HeapTuple old,
+								SabotJobState state, const char *reason);
+
+#endif							/* SABOT_JOB_ROW_H */
