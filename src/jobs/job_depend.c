@@ -133,6 +133,35 @@ dependents_of(Relation dependency, int64 job_id)
 }
 
 /*
+ * has_dependents - whether jobs wait for a job
+ *
+ * That nobody does is the rule, and is to cost nothing.
+ */
+static bool
+has_dependents(Relation dependency, int64 job_id)
+{
+	return RelationGetNumberOfBlocks(dependency) > 0 &&
+		dependents_of(dependency, job_id) != NIL;
+}
+
+/*
+ * sabot_depend_is_awaited - whether the end of a job is to be told to anybody
+ */
+bool
+sabot_depend_is_awaited(const SabotJob *job)
+{
+	Relation	dependency;
+	bool		result;
+
+	if (job->parent_id != 0)
+		return true;
+	dependency = table_open(sabot_catalog(false)->dependency, AccessShareLock);
+	result = has_dependents(dependency, job->job_id);
+	table_close(dependency, AccessShareLock);
+	return result;
+}
+
+/*
  * note_ended - settle later what the end of a job means
  */
 static void
@@ -462,10 +491,8 @@ sabot_depend_ended(const SabotJob *job, const SabotEnd *end)
 	bool		nested = GetCurrentTransactionNestLevel() > 1;
 	bool		done = true;
 
-	if (job->parent_id == 0 &&
-		(RelationGetNumberOfBlocks(dependency) == 0 ||
-		 dependents_of(dependency, job->job_id) == NIL))
-		 /* Nobody cares: the rule, which is to cost nothing. */ ;
+	if (job->parent_id == 0 && !has_dependents(dependency, job->job_id))
+		 /* Nobody waits. */ ;
 	else if (nested)
 		done = false;
 	else

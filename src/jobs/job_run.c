@@ -165,17 +165,18 @@ sabot_run_report(const SabotJob *job)
 }
 
 /*
- * fire_deferred_triggers - run what would else wait for a task's commit
+ * fire_deferred_triggers - run what would else wait for the commit of a job
+ * that others wait for
  *
- * When a task has ended in its transaction, others wait for the rest of the
- * commit: that is not to be as long as some trigger likes.
+ * Once it has ended in its transaction, those that wait for it are locked for
+ * the rest of the commit: that is not to be as long as some trigger likes.
  */
 static void
 fire_deferred_triggers(const SabotJob *job)
 {
 	ConstraintsSetStmt *stmt;
 
-	if (job->parent_id == 0)
+	if (!sabot_depend_is_awaited(job))
 		return;
 	stmt = makeNode(ConstraintsSetStmt);
 	stmt->constraints = NIL;

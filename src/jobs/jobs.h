@@ -380,6 +380,7 @@ extern bool sabot_submit_is_pending(int64 job_id);
 
 /* in job_depend.c: jobs that wait for jobs */
 extern bool sabot_depend_ended(const SabotJob *job, const SabotEnd *end);
+extern bool sabot_depend_is_awaited(const SabotJob *job);
 extern bool sabot_depend_is_met(const SabotJob *job);
 extern bool sabot_depend_verify(const SabotJob *job);
 extern void sabot_depend_settle(int64 job_id, bool can_lock);
