@@ -60,6 +60,9 @@ enum
 	DEPENDENCY_LAST
 };
 
+/* Jobs that are remembered while ends are settled. */
+#define MAX_KNOWN_ENDED 32
+
 /* A job that waits for the one that has ended. */
 typedef struct Dependent
 {
@@ -86,6 +89,8 @@ typedef struct Settling
 	List	   *ended;			/* of Ended, in ascending order of ids */
 	List	   *graphs;			/* of int64 *: graphs that may be over */
 	int64		known_open;		/* a job that is open for sure, or 0 */
+	int64		known_ended[MAX_KNOWN_ENDED];	/* jobs that are not */
+	int			nknown_ended;
 } Settling;
 
 /*
@@ -199,15 +204,26 @@ note_graph(Settling *s, int64 graph_id)
 /*
  * is_open - whether a job that has not ended in this transaction is open for
  * sure
+ *
+ * Dependents of one job often have more in common: what is known is not looked
+ * for again.
  */
 static bool
 is_open(Settling *s, int64 job_id)
 {
-	if (job_id != s->known_open &&
-		sabot_row_presence(s->rel, job_id) != SABOT_ROW_OPEN)
-		return false;
-	s->known_open = job_id;
-	return true;
+	if (job_id == s->known_open)
+		return true;
+	for (int i = 0; i < s->nknown_ended; i++)
+		if (s->known_ended[i] == job_id)
+			return false;
+	if (sabot_row_presence(s->rel, job_id) == SABOT_ROW_OPEN)
+	{
+		s->known_open = job_id;
+		return true;
+	}
+	if (s->nknown_ended < MAX_KNOWN_ENDED)
+		s->known_ended[s->nknown_ended++] = job_id;
+	return false;
 }
 
 /*
