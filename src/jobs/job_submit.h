@@ -59,10 +59,12 @@ typedef struct SabotSubmission
 	char	   *skip_reason;	/* why they are not to run at all, or NULL */
 } SabotSubmission;
 
-/* in job_submit.c */
+/* in job_submission.c */
 extern void sabot_submission_begin(SabotSubmission *s, const char *function);
 extern void sabot_submission_set(SabotSubmission *s, SabotSubmitParam p,
 								 Datum value);
+extern void sabot_submission_set_arg(SabotSubmission *s, SabotSubmitParam p,
+									 FunctionCallInfo fcinfo, int argno);
 extern void sabot_submission_identity(SabotSubmission *s,
 									  FunctionCallInfo fcinfo, int name,
 									  int queue, int priority);
@@ -70,16 +72,27 @@ extern void sabot_submission_run_after(SabotSubmission *s,
 									   FunctionCallInfo fcinfo,
 									   int run_after);
 extern void sabot_submission_state(SabotSubmission *s, SabotJobState state);
-extern void sabot_submission_channel(SabotSubmission *s,
-									 FunctionCallInfo fcinfo, int notify);
 extern void sabot_submission_timeout(SabotSubmission *s,
 									 FunctionCallInfo fcinfo, int timeout);
+extern void sabot_submission_attempts(SabotSubmission *s,
+									  FunctionCallInfo fcinfo,
+									  int max_attempts, int retry_delay,
+									  int timeout);
+extern void sabot_submission_channel(SabotSubmission *s,
+									 FunctionCallInfo fcinfo, int notify);
+extern void sabot_submission_results(SabotSubmission *s,
+									 FunctionCallInfo fcinfo, int keep_rows,
+									 int notify);
 extern void sabot_submission_check_name(const char *name);
+extern void sabot_submission_check_syntax(char *command);
 extern void sabot_submission_check_command(char *command, Jsonb *params);
+extern void sabot_submission_require_array(Jsonb *params, const char *what);
+
+/* in job_submit.c */
 extern int64 sabot_submission_insert(SabotSubmission *s);
 extern int64 sabot_submission_insert_once(SabotSubmission *s, bool *inserted);
 
-/* in job_depend.c */
+/* in job_depend_submit.c */
 extern void sabot_submission_depends_on(SabotSubmission *s,
 										FunctionCallInfo fcinfo, int argno);
 extern void sabot_submission_link(SabotSubmission *s, const int64 *ids,
