@@ -119,12 +119,14 @@ progress()
 }
 
 # record ROW WHAT MEASURED COMPARED RATIO TARGET VALUE OPERATOR LIMIT - add a
-# line to the table; the target is met if "VALUE OPERATOR LIMIT" is true
+# line to the table; the target, unless it is –, is met if "VALUE OPERATOR LIMIT"
+# is true
 record()
 {
 	local met=missed
 
 	[ "$(awk "BEGIN { print ($7 $8 $9) }")" = 0 ] || met=met
+	[ "$6" != – ] || met=–
 	printf '| %s | %s | %s | %s | %s | %s | %s |\n' \
 		"$1" "$2" "$3" "$4" "$5" "$6" $met | tee -a "$results"
 }

@@ -262,6 +262,42 @@ median_of()
 	median ${ran[$1,$2]}
 }
 
+# ratio LIST LIST - the median of the ratios of two lists' values, round by round:
+# a machine that is slow for seconds is so for both of them
+ratio()
+{
+	local ratios
+
+	mapfile -t ratios < <(paste <(xargs -n 1 <<<"$1") <(xargs -n 1 <<<"$2") |
+		awk '{ print $1 / $2 }')
+	median "${ratios[@]}"
+}
+
+# time_pair ROWS TIMES - the same for count(*) by two sessions at once, each by
+# its process alone: what that takes longer is the machine's
+time_pair()
+{
+	local i sessions rate
+
+	for ((i = 0; i < route_rounds; i++)); do
+		for sessions in 1 2; do
+			rate=$(as_variant local pgbench_with "$(query_of count "$1")" -M simple \
+				-c $sessions -j $sessions -t $(($2 / route_times + 1)) |
+				awk '/^tps/ { print $3 }')
+			ran[pair,$sessions]+=" $rate"
+		done
+	done
+}
+
+# record_pair ROW ROWS - how many times the work two processes do; no more than
+# that can be gained with two processors
+record_pair()
+{
+	record "$1" "count(*), $(with_commas "$2") rows, by two sessions at once" \
+		"$(per_s "$(median_of pair 2)")" "one session $(per_s "$(median_of pair 1)")" \
+		"$(short "$(ratio "${ran[pair,2]}" "${ran[pair,1]}")")" – 0 '==' 0
+}
+
 # record_gain ROW ROWS QUERY VARIANT NAME TARGET - how many times as fast as the
 # variant a query is on agents
 record_gain()
@@ -270,7 +306,7 @@ record_gain()
 
 	ours=$(median_of "$3" auto)
 	theirs=$(median_of "$3" "$4")
-	gain=$(calc "$theirs / $ours")
+	gain=$(ratio "${ran[$3,$4]}" "${ran[$3,auto]}")
 	record "$1" "$(title_of "$3"), $(with_commas "$2") rows" "$(ms "$ours")" "$5 $(ms "$theirs")" "$(short "$gain")" \
 		"≥ $6 ×" "$gain" '>=' "$6"
 }
@@ -315,6 +351,36 @@ compare_small()
 		"$(printf %.3f "$ratio")" '≤ 1.02, or the noise' "$ratio" '<=' "$limit"
 }
 
+# instructions_of TIMES LIBRARIES STATEMENT - what a single-user server executes
+# to run the statement that often, start and stop included
+instructions_of()
+{
+	seq "$1" | awk -v statement="$3" '{ print statement }' > "$dir/statements"
+	"${as_server[@]}" sh -c "cd '$dir' && valgrind --tool=callgrind \
+		--callgrind-out-file=/dev/null bin/postgres --single -D data \
+		-c shared_preload_libraries='$2' bench < statements 2>&1 >/dev/null" |
+		awk '/Collected/ { print $4 }'
+}
+
+# compare_instructions STATEMENT - the same, counted: no noise of the machine is
+# in that
+compare_instructions()
+{
+	local libraries few many counts=() ratio
+
+	# shellcheck disable=SC2016 # for the server
+	for libraries in '$libdir/sabot' ''; do
+		few=$(instructions_of 100 "$libraries" "$1")
+		many=$(instructions_of 600 "$libraries" "$1")
+		counts+=($(((many - few) / 500)))
+		progress "row 14: $1: ${counts[-1]} instructions"
+	done
+	ratio=$(calc "${counts[0]} / ${counts[1]}")
+	record 14 "$1, instructions in a single-user server" "${counts[0]}" \
+		"without sabot ${counts[1]}" "$(printf %.3f "$ratio")" '≤ 1.02' \
+		"$ratio" '<=' 1.02
+}
+
 # small_queries - row 14, with the row's directory still the top one
 small_queries()
 {
@@ -330,6 +396,12 @@ small_queries()
 		compare_small 'SELECT 1' 'SELECT 1;' $protocol
 		compare_small 'key lookup in 1,000,000 rows' "$lookup" $protocol
 	done
+	if [ -n "$(command -v valgrind)" ]; then
+		server_of route control stop
+		server_of route compare_instructions 'SELECT 1'
+		server_of route compare_instructions 'SELECT v FROM keyed WHERE id = 4711'
+		server_of route control start
+	fi
 }
 
 row_14()
@@ -419,11 +491,13 @@ compare_table()
 {
 	prepare_fact "$2"
 	time_queries "$2" "$3" auto local stock
+	time_pair "$2" "$3"
 	record_gain "$1" "$2" count local local "$4"
 	record_gain "$1" "$2" count stock 'stock parallel query' "$5"
 	record_gain "$1" "$2" sum local local 1.6
 	record_gain "$1" "$2" join local local 1.3
 	record_gain "$1" "$2" sort local local 1.3
+	record_pair "$1" "$2"
 }
 
 row_17()
@@ -490,11 +564,11 @@ compare_mixed()
 		forked+=("$stock")
 		progress "row 20: auto $ours/s, local $own/s, stock $stock/s"
 	done
-	share=$(calc "$(median "${auto[@]}") / $(median "${alone[@]}")")
+	share=$(ratio "${auto[*]}" "${alone[*]}")
 	record 20 '8 clients, 1,000 to 1,000,000 rows' \
 		"$(per_s "$(median "${auto[@]}")")" "local $(per_s "$(median "${alone[@]}")")" \
 		"$(short "$share")" '≥ 0.95 ×' "$share" '>=' 0.95
-	share=$(calc "$(median "${auto[@]}") / $(median "${forked[@]}")")
+	share=$(ratio "${auto[*]}" "${forked[*]}")
 	record 20 'the same' "$(per_s "$(median "${auto[@]}")")" \
 		"stock parallel query $(per_s "$(median "${forked[@]}")")" \
 		"$(short "$share")" '≥ 1.5 ×' "$share" '>=' 1.5
