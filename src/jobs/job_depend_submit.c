@@ -26,18 +26,6 @@
 #include "jobs/jobs.h"
 
 /*
- * compare_ids - order of ids, for qsort() and qunique()
- */
-static int
-compare_ids(const void *a, const void *b)
-{
-	int64		x = *(const int64 *) a;
-	int64		y = *(const int64 *) b;
-
-	return x < y ? -1 : x > y;
-}
-
-/*
  * unique_ids - the ids of a bigint[] in ascending order, each once
  *
  * Raises 22004 for NULLs, 22023 for more than one dimension, and 54000 if there
@@ -65,7 +53,7 @@ unique_ids(ArrayType *array, int64 **ids)
 				 errhint("Raise sabot.graph_max_tasks, or depend on a job that waits for a part of them.")));
 	*ids = palloc(sizeof(int64) * Max(n, 1));
 	memcpy(*ids, ARR_DATA_PTR(array), sizeof(int64) * n);
-	qsort(*ids, n, sizeof(int64), compare_ids);
+	qsort(*ids, n, sizeof(int64), sabot_compare_job_ids);
 	for (int i = 0; i < n; i++)
 		if (kept == 0 || (*ids)[kept - 1] != (*ids)[i])
 			(*ids)[kept++] = (*ids)[i];
@@ -90,54 +78,28 @@ note_dependency(SabotSubmission *s, int64 job_id)
 }
 
 /*
- * sabot_submission_depends_on - the jobs that the new ones wait for
+ * sabot_submission_depends_on - the jobs, a bigint[], that the new ones wait
+ * for
  *
  * Raises 42704 for one that the caller has not got, 55000 for a copied one,
  * and what unique_ids() raises.
  */
 void
-sabot_submission_depends_on(SabotSubmission *s, FunctionCallInfo fcinfo,
-							int argno)
+sabot_submission_depends_on(SabotSubmission *s, ArrayType *jobs)
 {
 	int64	   *ids;
-	Datum	   *elems;
-	int			n;
+	int			n = unique_ids(jobs, &ids);
 
-	if (PG_ARGISNULL(argno))
-		return;
-	n = unique_ids(PG_GETARG_ARRAYTYPE_P(argno), &ids);
 	if (n == 0)
 		return;
 	/* What this very statement has submitted counts, too. */
 	CommandCounterIncrement();
 	s->blockers = palloc(sizeof(int64) * n);
-	elems = palloc(sizeof(Datum) * n);
 	for (int i = 0; i < n; i++)
-	{
 		note_dependency(s, ids[i]);
-		elems[i] = Int64GetDatum(ids[i]);
-	}
-	sabot_submission_set(s, P_DEPENDS_ON,
-						 PointerGetDatum(construct_array(elems, n, INT8OID,
-														 sizeof(int64),
-														 FLOAT8PASSBYVAL,
-														 TYPALIGN_DOUBLE)));
+	sabot_submission_set(s, P_DEPENDS_ON, sabot_job_ids(ids, n));
 	if (s->nblockers > 0 || s->skip_reason != NULL)
 		sabot_submission_state(s, SABOT_JOB_BLOCKED);
-}
-
-/*
- * int64_array - a bigint[]
- */
-static Datum
-int64_array(const int64 *ids, int n)
-{
-	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
-
-	for (int i = 0; i < n; i++)
-		elems[i] = Int64GetDatum(ids[i]);
-	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
 /*
@@ -177,8 +139,8 @@ sabot_submission_link(SabotSubmission *s, const int64 *ids, int n)
 			skip_new(s, ids[i]);
 		return;
 	}
-	values[0] = int64_array(s->blockers, s->nblockers);
-	values[1] = int64_array(ids, n);
+	values[0] = sabot_job_ids(s->blockers, s->nblockers);
+	values[1] = sabot_job_ids(ids, n);
 	values[2] = Int64GetDatum(s->blockers[s->nblockers - 1]);
 	SPI_connect();
 	sabot_own_begin(&own);

@@ -511,28 +511,16 @@ set_or_null(SabotSubmission *s, SabotSubmitParam p, Datum value, bool isnull)
 }
 
 /*
- * compare_datums - order of Datums that are bigints
- */
-static int
-compare_datums(const void *a, const void *b)
-{
-	int64		x = DatumGetInt64(*(const Datum *) a);
-	int64		y = DatumGetInt64(*(const Datum *) b);
-
-	return x < y ? -1 : x > y;
-}
-
-/*
  * parents_of - the ids of the tasks that a task comes after, ascending
  */
-static Datum *
+static int64 *
 parents_of(const Graph *graph, const Task *task)
 {
-	Datum	   *ids = palloc(sizeof(Datum) * Max(task->nafter, 1));
+	int64	   *ids = palloc(sizeof(int64) * Max(task->nafter, 1));
 
 	for (int i = 0; i < task->nafter; i++)
-		ids[i] = Int64GetDatum(graph->tasks[task->parents[i]].job_id);
-	qsort(ids, task->nafter, sizeof(Datum), compare_datums);
+		ids[i] = graph->tasks[task->parents[i]].job_id;
+	qsort(ids, task->nafter, sizeof(int64), sabot_compare_job_ids);
 	return ids;
 }
 
@@ -542,7 +530,7 @@ parents_of(const Graph *graph, const Task *task)
 static void
 insert_task(SabotSubmission *s, const Graph *graph, Task *task)
 {
-	Datum	   *parents = parents_of(graph, task);
+	int64	   *parents = parents_of(graph, task);
 	bool		waits = task->nafter > 0;
 	Datum		dependency[4];
 	bool		nulls[4] = {0};
@@ -555,20 +543,17 @@ insert_task(SabotSubmission *s, const Graph *graph, Task *task)
 	set_or_null(s, P_PARAMS, JsonbPGetDatum(task->params), task->params == NULL);
 	set_or_null(s, P_TIMEOUT, IntervalPGetDatum(task->timeout),
 				task->timeout == NULL);
-	set_or_null(s, P_DEPENDS_ON, !waits ? (Datum) 0 :
-				PointerGetDatum(construct_array(parents, task->nafter, INT8OID,
-												sizeof(int64), FLOAT8PASSBYVAL,
-												TYPALIGN_DOUBLE)), !waits);
+	set_or_null(s, P_DEPENDS_ON, sabot_job_ids(parents, task->nafter), !waits);
 	s->state = waits ? SABOT_JOB_BLOCKED : s->run_after != 0 ?
 		SABOT_JOB_SCHEDULED : SABOT_JOB_QUEUED;
 	task->job_id = sabot_submission_insert(s);
 
 	dependency[1] = Int64GetDatum(task->job_id);
 	dependency[2] = BoolGetDatum(true);
-	dependency[3] = waits ? parents[task->nafter - 1] : (Datum) 0;
 	for (int i = 0; i < task->nafter; i++)
 	{
-		dependency[0] = parents[i];
+		dependency[0] = Int64GetDatum(parents[i]);
+		dependency[3] = Int64GetDatum(parents[task->nafter - 1]);
 		sabot_job_insert_row(sabot_catalog(false)->dependency, dependency,
 							 nulls);
 	}

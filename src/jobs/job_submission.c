@@ -346,6 +346,7 @@ int64
 sabot_job_submit(const SabotNewJob *job, const char *function)
 {
 	SabotSubmission s;
+	int64		job_id;
 
 	sabot_submission_begin(&s, function);
 	sabot_submission_check_name(job->name);
@@ -368,5 +369,9 @@ sabot_job_submit(const SabotNewJob *job, const char *function)
 	sabot_submission_set(&s, P_COMMAND, CStringGetTextDatum(job->command));
 	sabot_submission_set(&s, P_KIND, CStringGetTextDatum(job->kind));
 	s.state = s.run_after ? SABOT_JOB_SCHEDULED : SABOT_JOB_QUEUED;
-	return sabot_submission_insert(&s);
+	if (job->depends_on)
+		sabot_submission_depends_on(&s, job->depends_on);
+	job_id = sabot_submission_insert(&s);
+	sabot_submission_link(&s, &job_id, 1);
+	return job_id;
 }

@@ -283,7 +283,8 @@ sabot_submit_job(PG_FUNCTION_ARGS)
 	sabot_submission_set_arg(&s, P_DEDUP_KEY, fcinfo, 15);
 	sabot_submission_results(&s, fcinfo, 16, 17);
 
-	sabot_submission_depends_on(&s, fcinfo, 6);
+	if (!PG_ARGISNULL(6))
+		sabot_submission_depends_on(&s, PG_GETARG_ARRAYTYPE_P(6));
 	sabot_submission_check_command(required_command(fcinfo, 0), params);
 	sabot_submission_set_arg(&s, P_COMMAND, fcinfo, 0);
 	sabot_submission_set_arg(&s, P_PARAMS, fcinfo, 1);
@@ -300,23 +301,10 @@ set_batch_options(SabotSubmission *s, FunctionCallInfo fcinfo, const char *funct
 	sabot_submission_begin(s, function);
 	sabot_submission_identity(s, fcinfo, 2, 3, 4);
 	sabot_submission_run_after(s, fcinfo, 5);
-	sabot_submission_depends_on(s, fcinfo, 6);
+	if (!PG_ARGISNULL(6))
+		sabot_submission_depends_on(s, PG_GETARG_ARRAYTYPE_P(6));
 	sabot_submission_attempts(s, fcinfo, 7, 8, 9);
 	sabot_submission_results(s, fcinfo, 10, 11);
-}
-
-/*
- * ids_array - bigint[] of job ids
- */
-static Datum
-ids_array(int64 *ids, int n)
-{
-	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
-
-	for (int i = 0; i < n; i++)
-		elems[i] = Int64GetDatum(ids[i]);
-	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
 /*
@@ -406,7 +394,7 @@ sabot_submit_jobs(PG_FUNCTION_ARGS)
 	sabot_submission_set_arg(&s, P_PARAMS, fcinfo, 1);
 	n = insert_jobs(&s, params ? insert_commands_params : insert_commands,
 					batch_types, &ids);
-	PG_RETURN_DATUM(ids_array(ids, n));
+	PG_RETURN_DATUM(sabot_job_ids(ids, n));
 }
 
 /*
@@ -438,5 +426,5 @@ sabot_submit_job_each(PG_FUNCTION_ARGS)
 	sabot_submission_set_arg(&s, P_COMMAND, fcinfo, 0);
 	sabot_submission_set_arg(&s, P_PARAMS, fcinfo, 1);
 	n = insert_jobs(&s, insert_each, single_types, &ids);
-	PG_RETURN_DATUM(ids_array(ids, n));
+	PG_RETURN_DATUM(sabot_job_ids(ids, n));
 }

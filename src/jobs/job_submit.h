@@ -93,8 +93,7 @@ extern int64 sabot_submission_insert(SabotSubmission *s);
 extern int64 sabot_submission_insert_once(SabotSubmission *s, bool *inserted);
 
 /* in job_depend_submit.c */
-extern void sabot_submission_depends_on(SabotSubmission *s,
-										FunctionCallInfo fcinfo, int argno);
+extern void sabot_submission_depends_on(SabotSubmission *s, ArrayType *jobs);
 extern void sabot_submission_link(SabotSubmission *s, const int64 *ids,
 								  int n);
 

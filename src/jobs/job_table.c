@@ -403,3 +403,29 @@ sabot_interval_ms(const Interval *interval)
 
 	return days * SECS_PER_DAY * 1000 + interval->time / 1000;
 }
+
+/*
+ * sabot_job_ids - ids as a bigint[]
+ */
+Datum
+sabot_job_ids(const int64 *ids, int n)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		elems[i] = Int64GetDatum(ids[i]);
+	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/*
+ * sabot_compare_job_ids - order of ids, for qsort()
+ */
+int
+sabot_compare_job_ids(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}

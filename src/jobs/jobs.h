@@ -221,6 +221,8 @@ extern bool sabot_job_move(const SabotJob *job, const SabotEnd *end);
 extern bool sabot_job_finish(const SabotJob *job, const SabotEnd *end);
 extern void sabot_job_notify(const SabotJob *job, SabotJobState state);
 extern int64 sabot_interval_ms(const Interval *interval);
+extern Datum sabot_job_ids(const int64 *ids, int n);
+extern int	sabot_compare_job_ids(const void *a, const void *b);
 
 /* in job_settings.c */
 extern ArrayType *sabot_settings_capture(void);
@@ -434,10 +436,11 @@ typedef struct SabotNewJob
 	const char *command;
 	int			priority;
 	TimestampTz run_after;		/* 0 if none */
+	ArrayType  *depends_on;		/* bigint[], or NULL */
 	const char *notify;			/* or NULL */
 } SabotNewJob;
 
-/* in job_submit.c */
+/* in job_submission.c */
 extern int64 sabot_job_submit(const SabotNewJob *job, const char *function);
 extern void sabot_check_owner_can_login(Oid roleid);
 

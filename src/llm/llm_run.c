@@ -677,11 +677,11 @@ attempt(SabotLlmRun *run)
  *
  * Its losses are of this moment's, as finished items forgive them.  What its
  * owner asked for when the worker before us was about to leave is for a prober
- * to find, who is sent for.
+ * to find, who is sent for.  *has_begun tells that another worker has had it.
  */
 static SabotJob *
 load_job(int64 job_id, bool only_one, MemoryContext context,
-		 TimestampTz *started_at)
+		 TimestampTz *started_at, bool *has_begun)
 {
 	const SabotCatalog *cat;
 	Oid			types[] = {INT8OID};
@@ -706,9 +706,10 @@ load_job(int64 job_id, bool only_one, MemoryContext context,
 		job = NULL;
 	}
 	*started_at = GetCurrentTimestamp();
-	if (job && sabot_spi("SELECT started_at FROM sabot.llm_job"
-						 " WHERE job_id = $1 AND started_at IS NOT NULL",
-						 1, types, values, NULL, 0) > 0)
+	*has_begun = job && sabot_spi("SELECT started_at FROM sabot.llm_job"
+								  " WHERE job_id = $1 AND started_at IS NOT NULL",
+								  1, types, values, NULL, 0) > 0;
+	if (*has_begun)
 	{
 		bool		isnull;
 
@@ -760,11 +761,17 @@ sabot_llm_run(int64 job_id, bool only_one)
 												  "sabot LLM job",
 												  ALLOCSET_DEFAULT_SIZES);
 	SabotLlmRun *run = MemoryContextAllocZero(context, sizeof(SabotLlmRun));
+	bool		has_begun;
 	bool		ran;
 
 	run->context = context;
 	run->only_one = only_one;
-	run->job = load_job(job_id, only_one, context, &run->started_at);
+	run->job = load_job(job_id, only_one, context, &run->started_at,
+						&has_begun);
+	/* What it depends on does not matter anymore once it has begun. */
+	if (run->job && run->job->ndepends_on > 0 && !has_begun &&
+		!sabot_depend_verify(run->job))
+		run->job = NULL;
 	MemoryContextSwitchTo(context);
 	if (run->job)
 		run_loaded(run);

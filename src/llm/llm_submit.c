@@ -157,16 +157,10 @@ filled_text(FunctionCallInfo fcinfo, int argno, const char *name)
 static void
 refuse_later_features(FunctionCallInfo fcinfo, const ArgPlaces *at)
 {
-	const char *feature = NULL;
-
-	if (!PG_ARGISNULL(at->name + 3))
-		feature = "depends_on";
-	else if (!PG_ARGISNULL(at->name + 4) && PG_GETARG_BOOL(at->name + 4))
-		feature = "follow";
-	if (feature)
+	if (!PG_ARGISNULL(at->name + 4) && PG_GETARG_BOOL(at->name + 4))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("\"%s\" is not supported yet", feature)));
+				 errmsg("\"%s\" is not supported yet", "follow")));
 }
 
 /*
@@ -498,6 +492,8 @@ insert_job(FunctionCallInfo fcinfo, const ArgPlaces *at, SabotLlmSpec *spec)
 	job.priority = PG_GETARG_INT32(at->name + 1);
 	if (!PG_ARGISNULL(at->name + 2))
 		job.run_after = PG_GETARG_TIMESTAMPTZ(at->name + 2);
+	if (!PG_ARGISNULL(at->name + 3))
+		job.depends_on = PG_GETARG_ARRAYTYPE_P(at->name + 3);
 	spec->job_id = sabot_job_submit(&job, at->function);
 	SPI_connect();
 	sabot_own_begin(&own);
