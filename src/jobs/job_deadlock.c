@@ -243,20 +243,20 @@ find_worker(const WaitGraph *graph, Oid dbid, int64 work_id)
 }
 
 /*
- * does_for - whether an agent's job is what another job, which nobody runs,
- * waits for: a task of that graph, or one of its dependencies
+ * is_needed - whether an agent's job is one of some jobs, or a task of one
  */
 static bool
-does_for(const SabotJob *done, const SabotJob *waiting, const HTAB *needed)
+is_needed(HTAB *needed, const SabotJob *done)
 {
-	if (waiting->is_graph)
-		return done->parent_id == waiting->job_id;
-	return hash_search(unconstify(HTAB *, needed), &done->job_id, HASH_FIND,
-					   NULL) != NULL;
+	return hash_search(needed, &done->job_id, HASH_FIND, NULL) != NULL ||
+		(done->parent_id != 0 &&
+		 hash_search(needed, &done->parent_id, HASH_FIND, NULL) != NULL);
 }
 
 /*
- * needed_by - the open jobs that a job waits for, directly or through others
+ * needed_by - a job and those that it waits for, directly or through others
+ *
+ * Tasks of a graph that is among them are not.
  */
 static HTAB *
 needed_by(const SabotJob *waiting)
@@ -267,6 +267,7 @@ needed_by(const SabotJob *waiting)
 									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	List	   *todo = list_make1(unconstify(SabotJob *, waiting));
 
+	hash_search(needed, &waiting->job_id, HASH_ENTER, NULL);
 	while (todo != NIL)
 	{
 		const SabotJob *job = llast(todo);
@@ -313,7 +314,7 @@ add_indirect(WaitGraph *graph, int parent, int64 work_id)
 				slot->pid == 0)
 				continue;
 			done = sabot_job_read(slot->work_id);
-			if (done != NULL && does_for(done, waiting, needed))
+			if (done != NULL && is_needed(needed, done))
 				add_node(graph, slot->pid, parent, slot->work_id);
 		}
 		hash_destroy(needed);

@@ -12,17 +12,12 @@
  * deletes its own row before it looks at others', so at least one of the two
  * finds that the other is ending.  It cannot wait for that, as the other may
  * be about to do the same; so it queues the dependent in advance, and the
- * agent that takes a job with dependencies looks again, when it can wait
- * (sabot_depend_verify).  Hence the rule: a blocked job has a dependency that
- * is open for sure, and whose end will look at it; a queued one may have.
+ * agent that takes it looks again, when it can wait (job_depend_wait.c).
+ * Hence the rule: a blocked job has a dependency that is open for sure, and
+ * whose end will look at it; a queued one may have, and then its row says so.
  *
- * A transaction that makes a job wait, other than by submitting both, cannot
- * be seen by who ends the other job meanwhile.  It therefore locks, at its
- * commit and not before, the row of one open job that is waited for, against
- * deletion: who ends that has to wait out the rest of the commit, and sees
- * the dependency then.  Nobody waits for anything longer than a commit.
- *
- * Rows are locked in the order of ids, graphs after their tasks.
+ * Rows are locked in one order (sabot_depend_finish), and who locks a row in
+ * another one does not wait for it.
  *
  * IDENTIFICATION
  *		src/jobs/job_depend.c
@@ -37,13 +32,12 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
+#include "lib/pairingheap.h"
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -61,40 +55,69 @@ enum
 };
 
 /* Jobs that are remembered while ends are settled. */
-#define MAX_KNOWN_ENDED 32
+#define MAX_KNOWN 32
 
-/* A job that waits for the one that has ended. */
-typedef struct Dependent
-{
-	int64		job_id;
-	bool		inside;			/* as the columns say */
-	int64		last;
-} Dependent;
+/* Why a queued job has to be looked at again before it runs. */
+#define MAY_WAIT "what it waits for may not have ended"
 
 /* A job that this transaction has ended. */
 typedef struct Ended
 {
 	int64		job_id;
-	int64		parent_id;
+	int64		graph_id;		/* whose task it is, 0 = none */
 	bool		siblings_run;	/* tasks of its graph that depend on it */
 	bool		others_run;		/* other jobs that do */
-	bool		leaves_siblings;	/* says nothing to tasks of its graph */
 	const char *why;			/* if they do not */
 } Ended;
 
+/* A job that waits for one that has ended. */
+typedef struct Dependent
+{
+	pairingheap_node node;
+	const Ended *ended;
+	int64		job_id;
+	bool		inside;			/* as the columns say */
+	int64		last;
+} Dependent;
+
+/* A graph of which tasks have ended. */
+typedef struct Graph
+{
+	int64		job_id;
+	bool		goes_on;		/* it has tasks that are open for sure */
+	const SabotJob *failed;		/* a task that makes it fail, or NULL */
+	const SabotEnd *how;
+} Graph;
+
 /* What is being settled. */
-typedef struct Settling
+struct SabotSettling
 {
 	Relation	rel;			/* sabot.job */
-	List	   *ended;			/* of Ended, in ascending order of ids */
-	List	   *graphs;			/* of int64 *: graphs that may be over */
+	Relation	dependency;
+	pairingheap *tasks;			/* of Dependent: those inside graphs */
+	pairingheap *jobs;			/* all others */
+	List	   *graphs;			/* of Graph */
 	int64		known_open;		/* a job that is open for sure, or 0 */
-	int64		known_ended[MAX_KNOWN_ENDED];	/* jobs that are not */
-	int			nknown_ended;
-} Settling;
+	int			nknown;			/* jobs that are not, and how they are */
+	int64		known_job[MAX_KNOWN];
+	SabotPresence known_presence[MAX_KNOWN];
+};
 
 /*
- * dependents_of - the jobs that wait for a job, in ascending order
+ * is_later - comparison of two Dependents for heaps that begin with the lowest
+ * id
+ */
+static int
+is_later(const pairingheap_node *a, const pairingheap_node *b, void *arg)
+{
+	int64		x = pairingheap_const_container(Dependent, node, a)->job_id;
+	int64		y = pairingheap_const_container(Dependent, node, b)->job_id;
+
+	return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/*
+ * dependents_of - the jobs that wait for a job, as a list of Dependent
  *
  * What others have not committed yet they will settle at their commit, as
  * they find that the job is gone.
@@ -121,7 +144,7 @@ dependents_of(Relation dependency, int64 job_id)
 
 		if (TransactionIdIsValid(dirty.xmin))
 			continue;
-		dependent = palloc(sizeof(Dependent));
+		dependent = palloc0(sizeof(Dependent));
 		slot_getallattrs(slot);
 		dependent->job_id =
 			DatumGetInt64(slot->tts_values[DEPENDENCY_JOB_ID - 1]);
@@ -167,77 +190,107 @@ sabot_depend_is_awaited(const SabotJob *job)
 }
 
 /*
- * note_ended - settle later what the end of a job means
- */
-static void
-note_ended(Settling *s, Ended *ended)
-{
-	int			n = 0;
-	ListCell   *lc;
-
-	foreach(lc, s->ended)
-	{
-		if (((Ended *) lfirst(lc))->job_id > ended->job_id)
-			break;
-		n++;
-	}
-	s->ended = list_insert_nth(s->ended, n, ended);
-}
-
-/*
  * note_graph - see later whether a graph is over
  */
-static void
-note_graph(Settling *s, int64 graph_id)
+static Graph *
+note_graph(SabotSettling *s, int64 graph_id)
 {
-	int64	   *id;
+	Graph	   *graph;
 	ListCell   *lc;
 
 	foreach(lc, s->graphs)
-		if (*(int64 *) lfirst(lc) == graph_id)
-		return;
-	id = palloc(sizeof(int64));
-	*id = graph_id;
-	s->graphs = lappend(s->graphs, id);
+	{
+		graph = lfirst(lc);
+		if (graph->job_id == graph_id)
+			return graph;
+	}
+	graph = palloc0(sizeof(Graph));
+	graph->job_id = graph_id;
+	s->graphs = lappend(s->graphs, graph);
+	return graph;
 }
 
 /*
- * is_open - whether a job that has not ended in this transaction is open for
- * sure
+ * note_ended - settle later what the end of a job means
+ *
+ * Others may have ended since what we know of them, not seeing this one ended.
+ */
+static void
+note_ended(SabotSettling *s, const Ended *ended, bool tells_siblings)
+{
+	ListCell   *lc;
+
+	s->known_open = 0;
+	if (ended->graph_id != 0)
+		(void) note_graph(s, ended->graph_id);
+	foreach(lc, dependents_of(s->dependency, ended->job_id))
+	{
+		Dependent  *dependent = lfirst(lc);
+
+		dependent->ended = ended;
+		if (!dependent->inside)
+			pairingheap_add(s->jobs, &dependent->node);
+		else if (tells_siblings)
+			pairingheap_add(s->tasks, &dependent->node);
+	}
+}
+
+/*
+ * presence_of - how a job stands that has not ended in this transaction
  *
  * Dependents of one job often have more in common: what is known is not looked
  * for again.
  */
-static bool
-is_open(Settling *s, int64 job_id)
+static SabotPresence
+presence_of(SabotSettling *s, int64 job_id)
 {
+	SabotPresence presence;
+
 	if (job_id == s->known_open)
-		return true;
-	for (int i = 0; i < s->nknown_ended; i++)
-		if (s->known_ended[i] == job_id)
-			return false;
-	if (sabot_row_presence(s->rel, job_id) == SABOT_ROW_OPEN)
-	{
+		return SABOT_ROW_OPEN;
+	for (int i = 0; i < s->nknown; i++)
+		if (s->known_job[i] == job_id)
+			return s->known_presence[i];
+	presence = sabot_row_presence(s->rel, job_id);
+	if (presence == SABOT_ROW_OPEN)
 		s->known_open = job_id;
-		return true;
+	else if (s->nknown < MAX_KNOWN)
+	{
+		s->known_job[s->nknown] = job_id;
+		s->known_presence[s->nknown++] = presence;
 	}
-	if (s->nknown_ended < MAX_KNOWN_ENDED)
-		s->known_ended[s->nknown_ended++] = job_id;
-	return false;
+	return presence;
 }
 
 /*
- * make_ready - queue a blocked job, whose row our transaction has locked, or
- * schedule it if its time has not come
+ * most_open - the most that those tell which a job waits for
  */
-static void
-make_ready(Relation rel, HeapTuple tuple, const SabotJob *job)
+static SabotPresence
+most_open(SabotSettling *s, const SabotJob *job)
+{
+	SabotPresence most = SABOT_ROW_GONE;
+
+	/* From the end: jobs with higher ids are likely to end later. */
+	for (int i = job->ndepends_on - 1; i >= 0 && most < SABOT_ROW_OPEN; i--)
+		most = Max(most, presence_of(s, job->depends_on[i]));
+	return most;
+}
+
+/*
+ * sabot_depend_make_ready - queue a blocked job, whose row our transaction has locked, or
+ * schedule it if its time has not come
+ *
+ * is_met tells that all it waits for has ended, for sure.
+ */
+void
+sabot_depend_make_ready(Relation rel, HeapTuple tuple, const SabotJob *job,
+						bool is_met)
 {
 	TimestampTz run_after = job->run_after > GetCurrentTimestamp() &&
 	!job->is_graph ? job->run_after : 0;
 
 	sabot_row_set_state(rel, tuple, run_after != 0 ? SABOT_JOB_SCHEDULED :
-						SABOT_JOB_QUEUED, NULL);
+						SABOT_JOB_QUEUED, is_met ? NULL : MAY_WAIT);
 	sabot_pending_submit(job->job_id, job->priority, job->queue, job->owner,
 						 run_after, 0);
 }
@@ -245,16 +298,21 @@ make_ready(Relation rel, HeapTuple tuple, const SabotJob *job)
 /*
  * release - a job that another one waits for has ended well
  *
- * Returns whether the dependent is still open.
+ * Returns whether the dependent is still open.  As what a job depends on does
+ * not change, its row is locked only if nothing of that is open anymore.
  */
 static bool
-release(Settling *s, const Dependent *dependent)
+release(SabotSettling *s, const Dependent *dependent)
 {
+	SabotPresence most;
 	SabotJob   *job;
 	HeapTuple	tuple;
 
 	/* Most have others to wait for: that is to cost next to nothing. */
-	if (is_open(s, dependent->last))
+	if (presence_of(s, dependent->last) == SABOT_ROW_OPEN)
+		return true;
+	job = sabot_job_read(dependent->job_id);
+	if (job != NULL && most_open(s, job) == SABOT_ROW_OPEN)
 		return true;
 	tuple = sabot_row_lock(s->rel, dependent->job_id, LockTupleNoKeyExclusive);
 	if (tuple == NULL)
@@ -263,10 +321,9 @@ release(Settling *s, const Dependent *dependent)
 	if (job == NULL ||
 		job->state != sabot_catalog(false)->states[SABOT_JOB_BLOCKED])
 		return true;
-	for (int i = job->ndepends_on - 1; i >= 0; i--)
-		if (is_open(s, job->depends_on[i]))
-			return true;
-	make_ready(s->rel, tuple, job);
+	most = most_open(s, job);
+	if (most != SABOT_ROW_OPEN)
+		sabot_depend_make_ready(s->rel, tuple, job, most == SABOT_ROW_GONE);
 	return true;
 }
 
@@ -274,7 +331,7 @@ release(Settling *s, const Dependent *dependent)
  * skip - a job that another one waits for has not ended well: end that too
  */
 static void
-skip(Settling *s, const Dependent *dependent, const char *why)
+skip(SabotSettling *s, const Dependent *dependent)
 {
 	SabotEnd	end = {.state = SABOT_JOB_SKIPPED};
 	SabotJob   *job;
@@ -287,7 +344,7 @@ skip(Settling *s, const Dependent *dependent, const char *why)
 		return;
 	end.attempt = job->attempt;
 	end.losses = job->losses;
-	end.reason = why;
+	end.reason = dependent->ended->why;
 	if (!sabot_job_move(job, &end))
 		return;
 	CommandCounterIncrement();
@@ -295,42 +352,34 @@ skip(Settling *s, const Dependent *dependent, const char *why)
 
 	ended = palloc0(sizeof(Ended));
 	ended->job_id = job->job_id;
-	ended->parent_id = job->parent_id;
+	ended->graph_id = job->parent_id;
 	ended->why = psprintf("job " INT64_FORMAT " was skipped", job->job_id);
-	note_ended(s, ended);
+	note_ended(s, ended, true);
 }
 
 /*
- * settle_ended - settle what the end of one job means
+ * settle_first - settle what the end of a job means for the first of a heap of
+ * its dependents
  */
 static void
-settle_ended(Settling *s, Relation dependency, const Ended *ended)
+settle_first(SabotSettling *s, pairingheap *heap)
 {
-	bool		graph_goes_on = false;
-	ListCell   *lc;
+	const Dependent *dependent =
+	pairingheap_container(Dependent, node, pairingheap_remove_first(heap));
+	const Ended *ended = dependent->ended;
 
-	foreach(lc, dependents_of(dependency, ended->job_id))
-	{
-		const Dependent *dependent = lfirst(lc);
-		bool		runs = dependent->inside ? ended->siblings_run :
-		ended->others_run;
-
-		if (dependent->inside && ended->leaves_siblings)
-			continue;
-		if (!runs)
-			skip(s, dependent, ended->why);
-		else if (release(s, dependent))
-			graph_goes_on |= dependent->inside;
-	}
-	if (ended->parent_id != 0 && !graph_goes_on)
-		note_graph(s, ended->parent_id);
+	CHECK_FOR_INTERRUPTS();
+	if (!(dependent->inside ? ended->siblings_run : ended->others_run))
+		skip(s, dependent);
+	else if (release(s, dependent) && dependent->inside)
+		note_graph(s, ended->graph_id)->goes_on = true;
 }
 
 /*
  * end_graph - end a graph without open tasks, whose row is locked
  */
 static void
-end_graph(Settling *s, const SabotJob *graph)
+end_graph(SabotSettling *s, const SabotJob *graph)
 {
 	SabotEnd	end = {.state = SABOT_JOB_COMPLETED};
 	ErrorData	error = {0};
@@ -360,32 +409,7 @@ end_graph(Settling *s, const SabotJob *graph)
 	ended->job_id = graph->job_id;
 	ended->others_run = graph->error == NULL;
 	ended->why = psprintf("job " INT64_FORMAT " failed", graph->job_id);
-	note_ended(s, ended);
-}
-
-/*
- * settle_graph - end a graph if it has no open tasks
- *
- * If others are ending its last ones this moment, an agent is to see to it.
- */
-static void
-settle_graph(Settling *s, int64 graph_id)
-{
-	HeapTuple	tuple;
-	SabotJob   *graph;
-	SabotPresence children = sabot_row_children(s->rel, graph_id);
-
-	if (children >= SABOT_ROW_OPEN || children == SABOT_ROW_COMING)
-		return;
-	tuple = sabot_row_lock(s->rel, graph_id, LockTupleExclusive);
-	graph = tuple ? sabot_job_read(graph_id) : NULL;
-	if (graph == NULL)
-		return;
-	/* Who had it locked may have ended the others. */
-	if (sabot_row_children(s->rel, graph_id) == SABOT_ROW_GONE)
-		end_graph(s, graph);
-	else if (graph->state != sabot_catalog(false)->states[SABOT_JOB_QUEUED])
-		make_ready(s->rel, tuple, graph);
+	note_ended(s, ended, true);
 }
 
 /*
@@ -416,61 +440,130 @@ note_failure(Relation rel, const SabotJob *task, const SabotEnd *end)
 }
 
 /*
- * first_ended - what the end of a job says to those that wait for it
+ * settle_graph - end a graph if it has no open tasks
+ *
+ * If others are ending its last ones this moment, an agent is to see to it.
  */
-static Ended *
-first_ended(Relation rel, const SabotJob *job, const SabotEnd *end)
+static void
+settle_graph(SabotSettling *s, const Graph *noted)
 {
-	Ended	   *ended = palloc0(sizeof(Ended));
-	const char *on_failure = job->on_failure ? job->on_failure : "fail";
+	HeapTuple	tuple;
+	SabotJob   *graph;
+	SabotPresence children;
 
-	ended->job_id = job->job_id;
-	ended->parent_id = job->parent_id;
-	ended->others_run = ended->siblings_run =
-		end->state == SABOT_JOB_COMPLETED;
-	if (ended->others_run)
-		return ended;
-	ended->why = psprintf("job " INT64_FORMAT " %s%s", job->job_id,
-						  end->state == SABOT_JOB_FAILED ? "" : "was ",
-						  sabot_state_label(end->state));
-	/* A graph that was canceled has ended its tasks itself. */
-	if (job->parent_id == 0 ||
-		sabot_row_presence(rel, job->parent_id) == SABOT_ROW_GONE)
-		ended->leaves_siblings = true;
-	else if (strcmp(on_failure, "continue") == 0)
-		ended->siblings_run = true;
-	return ended;
+	if (noted->failed != NULL)
+		note_failure(s->rel, noted->failed, noted->how);
+	if (noted->goes_on)
+		return;
+	children = sabot_row_children(s->rel, noted->job_id);
+	if (children >= SABOT_ROW_OPEN || children == SABOT_ROW_COMING)
+		return;
+	tuple = sabot_row_lock(s->rel, noted->job_id, LockTupleExclusive);
+	graph = tuple ? sabot_job_read(noted->job_id) : NULL;
+	if (graph == NULL)
+		return;
+	/* Who had it locked may have ended the others. */
+	if (sabot_row_children(s->rel, noted->job_id) == SABOT_ROW_GONE)
+		end_graph(s, graph);
+	else if (graph->state != sabot_catalog(false)->states[SABOT_JOB_QUEUED])
+		sabot_depend_make_ready(s->rel, tuple, graph, false);
 }
 
 /*
- * settle_all - settle all there is to settle
- *
- * job is what has ended first and how, or NULL.
+ * fails_graph - whether the end of a job makes its graph fail
  */
-static void
-settle_all(Settling *s, Relation dependency, const SabotJob *job,
-		   const SabotEnd *end)
+static bool
+fails_graph(const SabotJob *job, const SabotEnd *end)
 {
-	bool		fails_graph = job != NULL && job->parent_id != 0 &&
-	end->error != NULL &&
-	(job->on_failure == NULL || strcmp(job->on_failure, "fail") == 0);
+	return job->parent_id != 0 && end->error != NULL &&
+		(job->on_failure == NULL || strcmp(job->on_failure, "fail") == 0);
+}
 
-	while (s->ended != NIL || s->graphs != NIL)
+/*
+ * sabot_depend_begin - begin to settle what ends of jobs mean
+ *
+ * Needs an active snapshot until sabot_depend_finish().  Not in a
+ * subtransaction: what is settled cannot be taken back in part.
+ */
+SabotSettling *
+sabot_depend_begin(void)
+{
+	const SabotCatalog *cat = sabot_catalog(false);
+	SabotSettling *s = palloc0(sizeof(SabotSettling));
+
+	CommandCounterIncrement();
+	s->rel = table_open(cat->job, RowExclusiveLock);
+	s->dependency = table_open(cat->dependency, AccessShareLock);
+	s->tasks = pairingheap_allocate(is_later, NULL);
+	s->jobs = pairingheap_allocate(is_later, NULL);
+	return s;
+}
+
+/*
+ * sabot_depend_add - settle what the end of a job means that this transaction
+ * has ended
+ *
+ * job and end have to be there until sabot_depend_finish().
+ */
+void
+sabot_depend_add(SabotSettling *s, const SabotJob *job, const SabotEnd *end)
+{
+	Ended	   *ended = palloc0(sizeof(Ended));
+	bool		tells_siblings = true;
+
+	ended->job_id = job->job_id;
+	ended->graph_id = job->parent_id;
+	ended->others_run = ended->siblings_run =
+		end->state == SABOT_JOB_COMPLETED;
+	if (!ended->others_run)
 	{
-		if (s->ended != NIL)
-		{
-			Ended	   *ended = linitial(s->ended);
-
-			s->ended = list_delete_first(s->ended);
-			settle_ended(s, dependency, ended);
-			continue;
-		}
-		if (fails_graph)
-			note_failure(s->rel, job, end);
-		fails_graph = false;
-		settle_graph(s, *(int64 *) linitial(s->graphs));
-		s->graphs = list_delete_first(s->graphs);
+		ended->why = psprintf("job " INT64_FORMAT " %s%s", job->job_id,
+							  end->state == SABOT_JOB_FAILED ? "" : "was ",
+							  sabot_state_label(end->state));
+		/* A graph that was canceled has ended its tasks itself. */
+		tells_siblings = job->parent_id != 0 &&
+			sabot_row_presence(s->rel, job->parent_id) != SABOT_ROW_GONE;
+		ended->siblings_run = job->on_failure != NULL &&
+			strcmp(job->on_failure, "continue") == 0;
 	}
+	note_ended(s, ended, tells_siblings);
+	if (fails_graph(job, end))
+	{
+		Graph	   *graph = note_graph(s, job->parent_id);
+
+		graph->failed = job;
+		graph->how = end;
+	}
+}
+
+/*
+ * sabot_depend_finish - settle all that was added
+ *
+ * Rows are locked in the order that all processes keep to: tasks by their ids,
+ * then graphs, then jobs that are no tasks by their ids.  What a job depends
+ * on has a lower id than the job.
+ */
+void
+sabot_depend_finish(SabotSettling *s)
+{
+	for (;;)
+	{
+		if (!pairingheap_is_empty(s->tasks))
+			settle_first(s, s->tasks);
+		else if (s->graphs != NIL)
+		{
+			const Graph *graph = linitial(s->graphs);
+
+			s->graphs = list_delete_first(s->graphs);
+			settle_graph(s, graph);
+		}
+		else if (!pairingheap_is_empty(s->jobs))
+			settle_first(s, s->jobs);
+		else
+			break;
+	}
+	table_close(s->dependency, AccessShareLock);
+	table_close(s->rel, NoLock);
 }
 
 /*
@@ -481,14 +574,10 @@ settle_all(Settling *s, Relation dependency, const SabotJob *job,
 void
 sabot_depend_settle_graph(int64 graph_id)
 {
-	const SabotCatalog *cat = sabot_catalog(false);
-	Relation	dependency = table_open(cat->dependency, AccessShareLock);
-	Settling	s = {.rel = table_open(cat->job, RowExclusiveLock)};
+	SabotSettling *s = sabot_depend_begin();
 
-	note_graph(&s, graph_id);
-	settle_all(&s, dependency, NULL, NULL);
-	table_close(s.rel, NoLock);
-	table_close(dependency, AccessShareLock);
+	(void) note_graph(s, graph_id);
+	sabot_depend_finish(s);
 }
 
 /*
@@ -501,205 +590,14 @@ sabot_depend_settle_graph(int64 graph_id)
 bool
 sabot_depend_ended(const SabotJob *job, const SabotEnd *end)
 {
-	const SabotCatalog *cat = sabot_catalog(false);
-	Relation	dependency = table_open(cat->dependency, AccessShareLock);
-	Settling	s = {0};
-	bool		nested = GetCurrentTransactionNestLevel() > 1;
-	bool		done = true;
+	SabotSettling *s;
 
-	if (job->parent_id == 0 && !has_dependents(dependency, job->job_id))
-		 /* Nobody waits. */ ;
-	else if (nested)
-		done = false;
-	else
-	{
-		CommandCounterIncrement();
-		s.rel = table_open(cat->job, RowExclusiveLock);
-		note_ended(&s, first_ended(s.rel, job, end));
-		settle_all(&s, dependency, job, end);
-		table_close(s.rel, NoLock);
-	}
-	table_close(dependency, AccessShareLock);
-	return done;
-}
-
-/*
- * sabot_depend_is_met - whether a task that an agent has taken has nothing to
- * wait for, for sure
- */
-bool
-sabot_depend_is_met(const SabotJob *job)
-{
-	Relation	rel;
-	bool		met = job->parent_id != 0;
-
-	if (job->ndepends_on == 0)
+	if (!sabot_depend_is_awaited(job))
 		return true;
-	rel = table_open(sabot_catalog(false)->job, AccessShareLock);
-	for (int i = job->ndepends_on - 1; i >= 0 && met; i--)
-		met = sabot_row_presence(rel, job->depends_on[i]) <= SABOT_ROW_COMING;
-	table_close(rel, AccessShareLock);
-	return met;
-}
-
-/*
- * hold_dependency - lock, against deletion, one job that a job waits for
- *
- * With "patient" that waits for those that are ending this moment.  Returns
- * false if there is none.
- */
-static bool
-hold_dependency(Relation rel, const SabotJob *job, bool patient)
-{
-	SabotPresence least = patient ? SABOT_ROW_ENDING : SABOT_ROW_OPEN;
-
-	for (int i = job->ndepends_on - 1; i >= 0; i--)
-		if (sabot_row_presence(rel, job->depends_on[i]) >= least &&
-			sabot_row_lock(rel, job->depends_on[i], LockTupleKeyShare) != NULL)
-			return true;
-	return false;
-}
-
-/*
- * sabot_depend_hold_task - the same for a task of a graph
- *
- * Between sabot_own_begin() and sabot_own_end(), SPI connected.
- */
-bool
-sabot_depend_hold_task(const SabotJob *graph)
-{
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(graph->job_id)};
-
-	return sabot_spi_generic("SELECT FROM sabot.job WHERE parent_id = $1"
-							 " ORDER BY job_id DESC LIMIT 1 FOR KEY SHARE",
-							 1, types, values, NULL, 0) > 0;
-}
-
-/*
- * link_dependencies - have the ends of all that a job waits for look at it
- */
-static void
-link_dependencies(const SabotJob *job)
-{
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(job->job_id)};
-
-	sabot_spi_generic("INSERT INTO sabot.job_dependency"
-					  " SELECT d, j.job_id, false, j.depends_on[cardinality(j.depends_on)]"
-					  " FROM sabot.job j, unnest(j.depends_on) AS d"
-					  " WHERE j.job_id = $1 ON CONFLICT DO NOTHING",
-					  1, types, values, NULL, 0);
-}
-
-/*
- * why_not - why a job whose dependencies have all ended is not to run, or NULL
- */
-static char *
-why_not(const SabotJob *job)
-{
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(job->job_id)};
-
-	/* A task would have been skipped with the end of what it waits for. */
-	if (job->parent_id != 0 ||
-		sabot_spi_generic("SELECT format('job %s %s%s', h.job_id,"
-						  " CASE WHEN h.state <> 'failed' THEN 'was ' END, h.state)"
-						  " FROM sabot.job j JOIN sabot.job_history h"
-						  " ON h.job_id = ANY (j.depends_on)"
-						  " WHERE j.job_id = $1 AND h.state <> 'completed'"
-						  " ORDER BY h.job_id LIMIT 1",
-						  1, types, values, NULL, 1) == 0)
-		return NULL;
-	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-}
-
-/*
- * sabot_depend_verify - whether a job with dependencies that an agent has
- * taken is to run
- *
- * If not, it is blocked again, or skipped.  In no transaction.
- */
-bool
-sabot_depend_verify(const SabotJob *job)
-{
-	SabotEnd	end = {.state = SABOT_JOB_SKIPPED};
-	SabotOwn	own;
-	Relation	rel;
-	HeapTuple	tuple;
-	SabotJob   *now = NULL;
-	bool		runs = true;
-
-	sabot_own_start_transaction(&own);
-	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
-	if (job->parent_id == 0)
-		link_dependencies(job);
-	if (hold_dependency(rel, job, true))
-	{
-		tuple = sabot_row_lock(rel, job->job_id, LockTupleNoKeyExclusive);
-		now = tuple ? sabot_job_read(job->job_id) : NULL;
-		if (now != NULL && now->state == job->state)
-			sabot_row_set_state(rel, tuple, SABOT_JOB_BLOCKED, NULL);
-		runs = false;
-	}
-	else if ((end.reason = why_not(job)) != NULL)
-	{
-		end.attempt = job->attempt;
-		end.losses = job->losses;
-		if (sabot_row_lock(rel, job->job_id, LockTupleExclusive) != NULL)
-			(void) sabot_job_finish(job, &end);
-		runs = false;
-	}
-	table_close(rel, NoLock);
-	sabot_own_commit_transaction(&own);
-	return runs;
-}
-
-/*
- * is_waiting - whether a job's row says that it waits for others
- *
- * That of a graph with a timeout is scheduled for its deadline.
- */
-static bool
-is_waiting(const SabotJob *job)
-{
-	const Oid  *states = sabot_catalog(false)->states;
-
-	return job->state == states[SABOT_JOB_BLOCKED] ||
-		(job->is_graph && job->state == states[SABOT_JOB_SCHEDULED]);
-}
-
-/*
- * sabot_depend_settle - see at the commit of the transaction that has made a
- * job wait whether it has anything to wait for
- *
- * If it cannot hold that, be it that it is ending this moment, an agent is to
- * find out.  can_lock is false if this transaction will be prepared, and so
- * must not hold anything.
- */
-void
-sabot_depend_settle(int64 job_id, bool can_lock)
-{
-	SabotOwn	own;
-	Relation	rel;
-	HeapTuple	tuple;
-	SabotJob   *job;
-
-	SPI_connect();
-	PushActiveSnapshot(GetLatestSnapshot());
-	sabot_own_begin(&own);
-	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
-	job = sabot_job_read(job_id);
-	if (job != NULL && is_waiting(job) &&
-		!(can_lock && (job->is_graph ? sabot_depend_hold_task(job) :
-					   hold_dependency(rel, job, false))))
-	{
-		tuple = sabot_row_lock(rel, job_id, LockTupleNoKeyExclusive);
-		if (tuple != NULL)
-			make_ready(rel, tuple, job);
-	}
-	table_close(rel, NoLock);
-	sabot_own_end(&own);
-	PopActiveSnapshot();
-	SPI_finish();
+	if (GetCurrentTransactionNestLevel() > 1)
+		return false;
+	s = sabot_depend_begin();
+	sabot_depend_add(s, job, end);
+	sabot_depend_finish(s);
+	return true;
 }

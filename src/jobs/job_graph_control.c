@@ -107,6 +107,7 @@ end_graph(Relation rel, const SabotJob *graph, const SabotEnd *how)
 {
 	ErrorData	error = {0};
 	SabotEnd	canceled = {.state = SABOT_JOB_CANCELED,.error = &error};
+	SabotSettling *settling;
 	List	   *ended = NIL;
 	int64	   *ids;
 	int			n = open_tasks(graph->job_id, &ids);
@@ -126,10 +127,12 @@ end_graph(Relation rel, const SabotJob *graph, const SabotEnd *how)
 	job = end_open(rel, graph->job_id, how);
 
 	/* Other jobs may wait for any of them. */
+	settling = sabot_depend_begin();
 	foreach(lc, ended)
-		(void) sabot_depend_ended(lfirst(lc), &canceled);
+		sabot_depend_add(settling, lfirst(lc), &canceled);
 	if (job != NULL)
-		(void) sabot_depend_ended(job, how);
+		sabot_depend_add(settling, job, how);
+	sabot_depend_finish(settling);
 }
 
 /*
@@ -232,6 +235,51 @@ wait_again(Relation rel, const SabotJob *graph)
 }
 
 /*
+ * is_late - whether a graph's time is up
+ */
+static bool
+is_late(const SabotJob *graph)
+{
+	return graph->timeout_ms > 0 && graph->run_after <= GetCurrentTimestamp();
+}
+
+/*
+ * sabot_graph_deadline - when an open graph's time is up, 0 if it is not there
+ * or has as much as it likes
+ *
+ * Needs an active snapshot.
+ */
+TimestampTz
+sabot_graph_deadline(int64 graph_id)
+{
+	const SabotJob *graph = sabot_job_read(graph_id);
+
+	return graph != NULL && graph->timeout_ms > 0 ? graph->run_after : 0;
+}
+
+/*
+ * sabot_graph_out_of_time - end a graph whose time is up, if it still is there
+ *
+ * The agent that runs a task of it does that: there may be no other one to be
+ * had.  In no transaction.
+ */
+void
+sabot_graph_out_of_time(int64 graph_id)
+{
+	SabotOwn	own;
+	Relation	rel;
+	SabotJob   *graph;
+
+	sabot_own_start_transaction(&own);
+	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
+	graph = sabot_job_read(graph_id);
+	if (graph != NULL && is_late(graph))
+		time_out(rel, graph);
+	table_close(rel, NoLock);
+	sabot_own_commit_transaction(&own);
+}
+
+/*
  * sabot_graph_run - see to a graph that an agent has taken
  *
  * In no transaction.
@@ -244,13 +292,13 @@ sabot_graph_run(const SabotJob *graph)
 
 	sabot_own_start_transaction(&own);
 	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
-	if (!sabot_depend_hold_task(graph))
-		sabot_depend_settle_graph(graph->job_id);
-	else if (graph->timeout_ms > 0 &&
-			 graph->run_after <= GetCurrentTimestamp())
+	if (is_late(graph) &&
+		sabot_row_children(rel, graph->job_id) == SABOT_ROW_OPEN)
 		time_out(rel, graph);
-	else
+	else if (sabot_depend_hold_task(graph, true))
 		wait_again(rel, graph);
+	else
+		sabot_depend_settle_graph(graph->job_id);
 	table_close(rel, NoLock);
 	sabot_own_commit_transaction(&own);
 }
@@ -306,6 +354,10 @@ sabot_job_resume_waiting(int64 job_id)
 	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);
+	/* In the order of ids, and before the graph. */
+	(void) sabot_spi("SELECT FROM sabot.job WHERE parent_id = $1 AND state = 'paused'"
+					 " ORDER BY job_id FOR NO KEY UPDATE",
+					 1, types, values, NULL, 0);
 	n = sabot_spi("UPDATE sabot.job j SET reason = NULL, state = " STATE_TO_RESUME ","
 				  " run_after = CASE WHEN j.kind = 'graph' THEN $2 + j.timeout ELSE j.run_after END"
 				  " WHERE (j.job_id = $1 OR j.parent_id = $1) AND j.state = 'paused'"
@@ -322,12 +374,33 @@ sabot_job_resume_waiting(int64 job_id)
 }
 
 /*
+ * refuse_running - raise 55000 if tasks of a graph that has ended still run
+ *
+ * How these end would be lost: nobody could see yet that tasks which are to
+ * run again wait for them.
+ */
+static void
+refuse_running(int64 graph_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(graph_id)};
+
+	if (sabot_spi("SELECT FROM sabot.job WHERE parent_id = $1",
+				  1, types, values, NULL, 1) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("tasks of graph " INT64_FORMAT " are still running",
+						graph_id),
+				 errhint("Try again when they have ended, see sabot.job_task.")));
+}
+
+/*
  * sabot_graph_requeue - have a finished graph run again, with those of its
  * tasks that have not completed
  *
  * Returns false if it is not there as a finished one.  Takes effect at commit.
  * Between sabot_own_begin() and sabot_own_end(), SPI connected.  Raises 23505
- * if another unfinished job has its dedup_key.
+ * if another unfinished job has its dedup_key, 55000 while tasks still run.
  */
 bool
 sabot_graph_requeue(int64 job_id)
@@ -341,6 +414,7 @@ sabot_graph_requeue(int64 job_id)
 
 	if (!sabot_job_requeue(job_id))
 		return false;
+	refuse_running(job_id);
 	n = sabot_spi("UPDATE sabot.job SET run_after = $2 + timeout, state ="
 				  " CASE WHEN timeout IS NULL THEN 'blocked' ELSE 'scheduled' END::sabot.job_state"
 				  " WHERE job_id = $1 RETURNING job_id, priority, queue, owner,"

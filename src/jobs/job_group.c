@@ -24,7 +24,6 @@
 #include "catalog/pg_proc.h"
 #include "commands/prepare.h"
 #include "commands/sequence.h"
-#include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
@@ -267,24 +266,6 @@ reset_inside_group(void)
 }
 
 /*
- * fire_deferred_triggers - run what would else wait for the group's commit
- *
- * If one fails, it is this job that fails.
- */
-static void
-fire_deferred_triggers(void)
-{
-	ConstraintsSetStmt *stmt;
-
-	if (!ends_group)
-		return;
-	stmt = makeNode(ConstraintsSetStmt);
-	stmt->constraints = NIL;
-	stmt->deferred = false;
-	AfterTriggerSetState(stmt);
-}
-
-/*
  * handle_group_end - timeout handler: the group's time is up
  */
 static void
@@ -325,7 +306,9 @@ complete_member(const SabotJob *job, List *statements, SabotOutcome *outcome,
 	sabot_job_execute(job->command, statements, job->params,
 					  SABOT_EXEC_ATOMIC, outcome, NULL, NULL);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	fire_deferred_triggers();
+	/* If one fails, it is this job that fails. */
+	if (ends_group)
+		sabot_run_fire_deferred();
 	sabot_run_raise_if_interrupted();
 	*executed_at = GetCurrentTimestamp();
 	if (needs_alone || !sabot_job_finish(job, end))

@@ -258,6 +258,43 @@ fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
 }
 
 /*
+ * see_to_graphs - see to the graphs of a role that wait for an agent, of which
+ * there will be none
+ */
+static void
+see_to_graphs(Oid owner)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[] = {ObjectIdGetDatum(owner), 0};
+	List	   *graphs = NIL;
+	SabotOwn	own;
+	ListCell   *lc;
+	int			n;
+
+	sabot_own_start_transaction(&own);
+	values[1] = Int64GetDatum(sabot_catalog(false)->home);
+	n = sabot_spi("SELECT job_id FROM sabot.job WHERE owner = $1 AND home = $2"
+				  " AND kind = 'graph' AND (state = 'queued'"
+				  " OR (state = 'scheduled' AND run_after <= clock_timestamp()))",
+				  2, types, values, NULL, 0);
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		int64		job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+														 SPI_tuptable->tupdesc, 1, &isnull));
+		MemoryContext old = MemoryContextSwitchTo(probe_context);
+		SabotJob   *graph = sabot_job_read(job_id);
+
+		if (graph != NULL)
+			graphs = lappend(graphs, graph);
+		MemoryContextSwitchTo(old);
+	}
+	sabot_own_commit_transaction(&own);
+	foreach(lc, graphs)
+		sabot_graph_run(lfirst(lc));
+}
+
+/*
  * fail_all - fail all open jobs of a role that wait for a crew
  *
  * Until none has come while we looked for them: nobody else would.
@@ -274,6 +311,8 @@ fail_all(SabotPairKey key, int sqlstate, const char *message,
 		while (fail_some(key.roleid, key.crew, unpack_sql_state(sqlstate),
 						 message, hint) > 0)
 			CHECK_FOR_INTERRUPTS();
+		if (key.crew == SABOT_AGENTS)
+			see_to_graphs(key.roleid);
 		CHECK_FOR_INTERRUPTS();
 	} while (!sabot_pool_forgive_pair(key, wake_seq));
 }

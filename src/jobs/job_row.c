@@ -10,8 +10,9 @@
  * what is gone.
  *
  * Without a snapshot a row that is being replaced by a new version can be
- * missed, if the new one comes into the index behind the scan and the old one
- * goes before it is fetched.  So what is not found is looked for twice.
+ * missed, if the new one comes into the index behind the scan, or is not yet
+ * committed when the scan comes by, and the old one goes before it is fetched.
+ * So what is not found is looked for twice.
  *
  * IDENTIFICATION
  *		src/jobs/job_row.c
@@ -113,8 +114,8 @@ sabot_row_presence(Relation rel, int64 job_id)
 	Oid			index = sabot_catalog(false)->job_pkey;
 	SabotPresence result = strongest_presence(rel, index, job_id);
 
-	return result == SABOT_ROW_GONE ?
-		strongest_presence(rel, index, job_id) : result;
+	return result >= SABOT_ROW_ENDING ? result :
+		strongest_presence(rel, index, job_id);
 }
 
 /*
@@ -159,13 +160,14 @@ find_version(Relation rel, int64 job_id, ItemPointer tid)
 }
 
 /*
- * sabot_row_lock - lock the row of an open job until our transaction ends
+ * lock_row - lock the row of an open job until our transaction ends
  *
- * Waits for who has it locked.  Returns a copy of the row as it is then, or
- * NULL if it is gone.
+ * Returns a copy of the row as it is then, or NULL if it is gone or somebody
+ * has it locked whom the policy says not to wait for.
  */
-HeapTuple
-sabot_row_lock(Relation rel, int64 job_id, LockTupleMode mode)
+static HeapTuple
+lock_row(Relation rel, int64 job_id, LockTupleMode mode,
+		 LockWaitPolicy policy)
 {
 	ItemPointerData tid;
 	TupleTableSlot *slot;
@@ -177,17 +179,39 @@ sabot_row_lock(Relation rel, int64 job_id, LockTupleMode mode)
 		return NULL;
 	slot = table_slot_create(rel, NULL);
 	result = table_tuple_lock(rel, &tid, SnapshotSelf, slot,
-							  GetCurrentCommandId(false), mode, LockWaitBlock,
+							  GetCurrentCommandId(false), mode, policy,
 							  TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
 	if (result == TM_Ok)
 	{
 		tuple = ExecCopySlotHeapTuple(slot);
 		tuple->t_self = slot->tts_tid;
 	}
-	else if (result != TM_Deleted)
+	else if (result != TM_Deleted && result != TM_WouldBlock)
 		elog(ERROR, "unexpected result of locking a job: %d", (int) result);
 	ExecDropSingleTupleTableSlot(slot);
 	return tuple;
+}
+
+/*
+ * sabot_row_lock - lock the row of an open job until our transaction ends
+ *
+ * Waits for who has it locked.  Returns a copy of the row as it is then, or
+ * NULL if it is gone.
+ */
+HeapTuple
+sabot_row_lock(Relation rel, int64 job_id, LockTupleMode mode)
+{
+	return lock_row(rel, job_id, mode, LockWaitBlock);
+}
+
+/*
+ * sabot_row_try_lock - the same without waiting for anybody; whether it is
+ * locked now
+ */
+bool
+sabot_row_try_lock(Relation rel, int64 job_id, LockTupleMode mode)
+{
+	return lock_row(rel, job_id, mode, LockWaitSkip) != NULL;
 }
 
 /*

@@ -29,6 +29,8 @@ extern SabotPresence sabot_row_presence(Relation rel, int64 job_id);
 extern SabotPresence sabot_row_children(Relation rel, int64 job_id);
 extern HeapTuple sabot_row_lock(Relation rel, int64 job_id,
 								LockTupleMode mode);
+extern bool sabot_row_try_lock(Relation rel, int64 job_id,
+							   LockTupleMode mode);
 extern void sabot_row_update(Relation rel, HeapTuple old, const Datum *values,
 							 const bool *isnull);
 extern void sabot_row_set_state(Relation rel, HeapTuple old,

@@ -144,6 +144,8 @@ load_job(int64 job_id, bool *must_leave, bool *is_met)
 	if (job != NULL && !sabot_run_is_runnable(job))
 		job = NULL;
 	*is_met = job != NULL && sabot_depend_is_met(job);
+	if (job != NULL && job->parent_id != 0)
+		job->deadline = sabot_graph_deadline(job->parent_id);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(job_context);
@@ -165,20 +167,14 @@ sabot_run_report(const SabotJob *job)
 }
 
 /*
- * fire_deferred_triggers - run what would else wait for the commit of a job
- * that others wait for
- *
- * Once it has ended in its transaction, those that wait for it are locked for
- * the rest of the commit: that is not to be as long as some trigger likes.
+ * sabot_run_fire_deferred - run the triggers that would else wait for the
+ * commit
  */
-static void
-fire_deferred_triggers(const SabotJob *job)
+void
+sabot_run_fire_deferred(void)
 {
-	ConstraintsSetStmt *stmt;
+	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
 
-	if (!sabot_depend_is_awaited(job))
-		return;
-	stmt = makeNode(ConstraintsSetStmt);
 	stmt->constraints = NIL;
 	stmt->deferred = false;
 	AfterTriggerSetState(stmt);
@@ -202,7 +198,9 @@ run_atomic(const SabotJob *job, List *statements, SabotEnd *end,
 	sabot_settings_apply(job->settings);
 	sabot_job_execute(job->command, statements, job->params,
 					  SABOT_EXEC_ATOMIC, outcome, NULL, NULL);
-	fire_deferred_triggers(job);
+	/* Not when those that wait for the job are locked, by its end. */
+	if (sabot_depend_is_awaited(job))
+		sabot_run_fire_deferred();
 	sabot_run_raise_if_interrupted();
 	*executed_at = GetCurrentTimestamp();
 
@@ -296,6 +294,21 @@ refused_in_block(const SabotJob *job, const ErrorData *error)
 }
 
 /*
+ * time_left - how long an attempt may take, in ms, 0 = as long as it likes
+ */
+static int64
+time_left(const SabotJob *job)
+{
+	int64		left;
+
+	if (job->deadline == 0)
+		return job->timeout_ms;
+	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   job->deadline) + 1;
+	return job->timeout_ms > 0 ? Min(left, job->timeout_ms) : left;
+}
+
+/*
  * attempt - make one attempt, atomic or not
  *
  * Returns NULL if the job was completed or taken away, else the error, in
@@ -310,7 +323,7 @@ attempt(SabotJob *job, bool ask_singly, SabotEnd *end,
 
 	end->outcome = outcome;
 	sabot_capture_notices_begin(outcome);
-	sabot_run_start_timeout(job->timeout_ms);
+	sabot_run_start_timeout(time_left(job));
 	PG_TRY();
 	{
 		List	   *statements;
@@ -371,6 +384,13 @@ ended_badly(const SabotJob *job, SabotEnd *end, ErrorData *error)
 	SabotInterrupt interrupt = sabot_agent_interrupted();
 
 	end->error = error;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && timed_out &&
+		job->deadline != 0 && job->deadline <= GetCurrentTimestamp())
+	{
+		sabot_graph_out_of_time(job->parent_id);
+		sabot_job_set_aside(job, SABOT_INTERRUPT_CANCEL, end);
+		return;
+	}
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && timed_out)
 		say_timed_out(job, error);
 	else if (error->sqlerrcode == ERRCODE_QUERY_CANCELED &&

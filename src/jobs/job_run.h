@@ -17,6 +17,7 @@
 extern void sabot_run_start_timeout(int64 timeout_ms);
 extern bool sabot_run_timed_out(void);
 extern void sabot_run_raise_if_interrupted(void);
+extern void sabot_run_fire_deferred(void);
 extern void sabot_run_report(const SabotJob *job);
 extern bool sabot_run_is_runnable(const SabotJob *job);
 extern void sabot_run_taken(const SabotReady *entry, const char *queue);

@@ -65,6 +65,7 @@ typedef struct SabotJob
 	Jsonb	   *params;			/* a JSON array, or NULL */
 	ArrayType  *settings;		/* text[]: name, value, name, value, ... */
 	int64		timeout_ms;		/* of one attempt, 0 = none */
+	TimestampTz deadline;		/* of its graph, 0 = none or not looked for */
 	int64		retry_delay_ms;
 	int			keep_rows;
 	char	   *notify;			/* channel, or NULL */
@@ -76,6 +77,7 @@ typedef struct SabotJob
 	int64	   *depends_on;		/* ids in ascending order */
 	int			ndepends_on;
 	char	   *on_failure;		/* what a task's failure means, or NULL */
+	bool		has_reason;		/* why it is paused, or has to be looked at */
 	char	   *sqlstate;		/* of the last attempt, or of what makes a */
 	char	   *error;			/* graph fail; each may be NULL */
 	TransactionId version;		/* transaction that wrote the row as it is */
@@ -381,17 +383,28 @@ extern void sabot_pending_wakeup(int64 job_id);
 extern bool sabot_submit_is_pending(int64 job_id);
 
 /* in job_depend.c: jobs that wait for jobs */
+typedef struct SabotSettling SabotSettling;
+extern SabotSettling *sabot_depend_begin(void);
+extern void sabot_depend_add(SabotSettling *s, const SabotJob *job,
+							 const SabotEnd *end);
+extern void sabot_depend_finish(SabotSettling *s);
 extern bool sabot_depend_ended(const SabotJob *job, const SabotEnd *end);
 extern bool sabot_depend_is_awaited(const SabotJob *job);
+extern void sabot_depend_make_ready(Relation rel, HeapTuple tuple,
+									const SabotJob *job, bool is_met);
+extern void sabot_depend_settle_graph(int64 graph_id);
+
+/* in job_depend_wait.c */
 extern bool sabot_depend_is_met(const SabotJob *job);
 extern bool sabot_depend_verify(const SabotJob *job);
 extern void sabot_depend_settle(int64 job_id, bool can_lock);
-extern bool sabot_depend_hold_task(const SabotJob *graph);
-extern void sabot_depend_settle_graph(int64 graph_id);
+extern bool sabot_depend_hold_task(const SabotJob *graph, bool patient);
 
 /* in job_graph_control.c */
 extern void sabot_graph_run(const SabotJob *graph);
 extern bool sabot_graph_interrupt(int64 job_id, SabotInterrupt reason);
+extern TimestampTz sabot_graph_deadline(int64 graph_id);
+extern void sabot_graph_out_of_time(int64 graph_id);
 extern bool sabot_graph_is_running(int64 job_id);
 extern void sabot_job_resume_waiting(int64 job_id);
 extern bool sabot_graph_requeue(int64 job_id);

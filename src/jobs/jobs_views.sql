@@ -112,7 +112,8 @@ CREATE VIEW open_job AS
 				WHERE t.parent_id = j.job_id ORDER BY t.job_id)
 			WHEN j.state = 'blocked' THEN
 			ARRAY(SELECT d FROM unnest(j.depends_on) AS d
-				WHERE EXISTS (SELECT FROM job AS b WHERE b.job_id = d))
+				WHERE EXISTS (SELECT FROM job AS b WHERE b.job_id = d)
+				ORDER BY d)
 		END AS waits_for
 	FROM job AS j
 		LEFT JOIN running_job() AS r ON r.job_id = j.job_id

@@ -22,10 +22,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "storage/latch.h"
 #include "utils/guc.h"
 #include "utils/fmgrprotos.h"
@@ -57,19 +55,6 @@ is_passing(int sqlstate)
 }
 
 /*
- * fire_deferred - run the triggers that wait for the commit
- */
-static void
-fire_deferred(void)
-{
-	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
-
-	stmt->constraints = NIL;
-	stmt->deferred = false;
-	AfterTriggerSetState(stmt);
-}
-
-/*
  * update_target - write a value into the target's row
  *
  * Settings that triggers change are theirs only while they run.  Returns an
@@ -82,7 +67,7 @@ update_target(SabotLlmRun *run, const SabotEnding *ending)
 	uint64		nrows = sabot_mapping_write(run->mapping, run->spec,
 											ending->item->key, ending->write);
 
-	fire_deferred();
+	sabot_run_fire_deferred();
 	AtEOXact_GUC(false, guc_level);
 	if (nrows == 0)
 		return "no row of the target has this key, or none that its owner may see";
