@@ -42,6 +42,7 @@ SELECT sabot.submit_job('SELECT 1/0', queue => 'held') AS first \gset
 SELECT sabot.submit_llm_job('TABLE item', '{title}', model => 'm', depends_on => ARRAY[:first], name => 'before') AS before \gset
 SELECT pg_temp.outcome(:first);
 SELECT sabot.submit_embedding_job('TABLE item', '{title}', model => 'm', depends_on => ARRAY[:first], name => 'after') AS after \gset
+SELECT pg_temp.finish(:before);
 SELECT name, state, error FROM sabot.job_status WHERE job_id IN (:before, :after) ORDER BY job_id;
 SELECT name, state, total, eta FROM sabot.llm_progress WHERE job_id IN (:before, :after) ORDER BY job_id;
 SELECT count(*) FROM sabot.llm_result WHERE job_id IN (:before, :after);

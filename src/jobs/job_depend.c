@@ -33,6 +33,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "lib/pairingheap.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
@@ -56,9 +57,6 @@ enum
 
 /* Jobs that are remembered while ends are settled. */
 #define MAX_KNOWN 32
-
-/* Why a queued job has to be looked at again before it runs. */
-#define MAY_WAIT "what it waits for may not have ended"
 
 /* A job that this transaction has ended. */
 typedef struct Ended
@@ -93,6 +91,7 @@ typedef struct Graph
 struct SabotSettling
 {
 	Relation	rel;			/* sabot.job */
+	SabotRowWriter *writer;		/* for it, or NULL if none is open */
 	Relation	dependency;
 	pairingheap *tasks;			/* of Dependent: those inside graphs */
 	pairingheap *jobs;			/* all others */
@@ -263,36 +262,70 @@ presence_of(SabotSettling *s, int64 job_id)
 }
 
 /*
- * most_open - the most that those tell which a job waits for
+ * has_open - whether anything is open for sure that a job waits for
+ *
+ * If not, what may be is appended to *unsure, as ids with commas between.
  */
-static SabotPresence
-most_open(SabotSettling *s, const SabotJob *job)
+static bool
+has_open(SabotSettling *s, const SabotJob *job, StringInfo unsure)
 {
-	SabotPresence most = SABOT_ROW_GONE;
-
 	/* From the end: jobs with higher ids are likely to end later. */
-	for (int i = job->ndepends_on - 1; i >= 0 && most < SABOT_ROW_OPEN; i--)
-		most = Max(most, presence_of(s, job->depends_on[i]));
-	return most;
+	for (int i = job->ndepends_on - 1; i >= 0; i--)
+	{
+		SabotPresence presence = presence_of(s, job->depends_on[i]);
+
+		if (presence == SABOT_ROW_OPEN)
+			return true;
+		if (presence != SABOT_ROW_GONE)
+			appendStringInfo(unsure, "%s" INT64_FORMAT,
+							 unsure->len > 0 ? "," : "", job->depends_on[i]);
+	}
+	return false;
 }
 
 /*
  * sabot_depend_make_ready - queue a blocked job, whose row our transaction has locked, or
  * schedule it if its time has not come
  *
- * is_met tells that all it waits for has ended, for sure.
+ * unsure names what it waits for that may not have ended, as ids with commas
+ * between; it is NULL if all has, and empty if that is not known.
  */
 void
-sabot_depend_make_ready(Relation rel, HeapTuple tuple, const SabotJob *job,
-						bool is_met)
+sabot_depend_make_ready(SabotRowWriter *writer, HeapTuple tuple, const SabotJob *job,
+						const char *unsure)
 {
 	TimestampTz run_after = job->run_after > GetCurrentTimestamp() &&
 	!job->is_graph ? job->run_after : 0;
 
-	sabot_row_set_state(rel, tuple, run_after != 0 ? SABOT_JOB_SCHEDULED :
-						SABOT_JOB_QUEUED, is_met ? NULL : MAY_WAIT);
+	sabot_row_set_state(writer, tuple, run_after != 0 ? SABOT_JOB_SCHEDULED :
+						SABOT_JOB_QUEUED, unsure);
 	sabot_pending_submit(job->job_id, job->priority, job->queue, job->owner,
 						 run_after, 0);
+}
+
+/*
+ * is_blocked - whether a row's state is blocked
+ */
+static bool
+is_blocked(Relation rel, HeapTuple tuple)
+{
+	bool		isnull;
+	Datum		state = heap_getattr(tuple, JOB_STATE + 1,
+									 RelationGetDescr(rel), &isnull);
+
+	return DatumGetObjectId(state) ==
+		sabot_catalog(false)->states[SABOT_JOB_BLOCKED];
+}
+
+/*
+ * writer_of - what it takes to replace rows, opened at its first use
+ */
+static SabotRowWriter *
+writer_of(SabotSettling *s)
+{
+	if (s->writer == NULL)
+		s->writer = sabot_row_writer_open(s->rel);
+	return s->writer;
 }
 
 /*
@@ -304,26 +337,30 @@ sabot_depend_make_ready(Relation rel, HeapTuple tuple, const SabotJob *job,
 static bool
 release(SabotSettling *s, const Dependent *dependent)
 {
-	SabotPresence most;
+	StringInfoData unsure;
 	SabotJob   *job;
 	HeapTuple	tuple;
 
 	/* Most have others to wait for: that is to cost next to nothing. */
 	if (presence_of(s, dependent->last) == SABOT_ROW_OPEN)
 		return true;
+	initStringInfo(&unsure);
 	job = sabot_job_read(dependent->job_id);
-	if (job != NULL && most_open(s, job) == SABOT_ROW_OPEN)
+	if (job != NULL && has_open(s, job, &unsure))
 		return true;
 	tuple = sabot_row_lock(s->rel, dependent->job_id, LockTupleNoKeyExclusive);
 	if (tuple == NULL)
 		return false;
-	job = sabot_job_read(dependent->job_id);
-	if (job == NULL ||
-		job->state != sabot_catalog(false)->states[SABOT_JOB_BLOCKED])
-		return true;
-	most = most_open(s, job);
-	if (most != SABOT_ROW_OPEN)
-		sabot_depend_make_ready(s->rel, tuple, job, most == SABOT_ROW_GONE);
+	/* Somebody else was changing it. */
+	if (job == NULL)
+	{
+		job = sabot_job_read(dependent->job_id);
+		if (job == NULL || has_open(s, job, &unsure))
+			return true;
+	}
+	if (is_blocked(s->rel, tuple))
+		sabot_depend_make_ready(writer_of(s), tuple, job,
+								unsure.len > 0 ? unsure.data : NULL);
 	return true;
 }
 
@@ -416,9 +453,9 @@ end_graph(SabotSettling *s, const SabotJob *graph)
  * note_failure - note in a graph's row that it will fail, and why
  */
 static void
-note_failure(Relation rel, const SabotJob *task, const SabotEnd *end)
+note_failure(SabotSettling *s, const SabotJob *task, const SabotEnd *end)
 {
-	HeapTuple	tuple = sabot_row_lock(rel, task->parent_id,
+	HeapTuple	tuple = sabot_row_lock(s->rel, task->parent_id,
 									   LockTupleNoKeyExclusive);
 	Datum		v[JOB_NCOLUMNS];
 	bool		isnull[JOB_NCOLUMNS];
@@ -426,7 +463,7 @@ note_failure(Relation rel, const SabotJob *task, const SabotEnd *end)
 
 	if (tuple == NULL)
 		return;
-	heap_deform_tuple(tuple, RelationGetDescr(rel), v, isnull);
+	heap_deform_tuple(tuple, RelationGetDescr(s->rel), v, isnull);
 	if (!isnull[JOB_ERROR])
 		return;
 	isnull[JOB_ERROR] = isnull[JOB_SQLSTATE] = false;
@@ -436,7 +473,7 @@ note_failure(Relation rel, const SabotJob *task, const SabotEnd *end)
 												task->name) :
 									   psprintf("task \"%s\" failed: %s",
 												task->name, error->message));
-	sabot_row_update(rel, tuple, v, isnull);
+	sabot_row_update(writer_of(s), tuple, v, isnull);
 }
 
 /*
@@ -452,7 +489,7 @@ settle_graph(SabotSettling *s, const Graph *noted)
 	SabotPresence children;
 
 	if (noted->failed != NULL)
-		note_failure(s->rel, noted->failed, noted->how);
+		note_failure(s, noted->failed, noted->how);
 	if (noted->goes_on)
 		return;
 	children = sabot_row_children(s->rel, noted->job_id);
@@ -466,7 +503,7 @@ settle_graph(SabotSettling *s, const Graph *noted)
 	if (sabot_row_children(s->rel, noted->job_id) == SABOT_ROW_GONE)
 		end_graph(s, graph);
 	else if (graph->state != sabot_catalog(false)->states[SABOT_JOB_QUEUED])
-		sabot_depend_make_ready(s->rel, tuple, graph, false);
+		sabot_depend_make_ready(writer_of(s), tuple, graph, "");
 }
 
 /*
@@ -562,6 +599,8 @@ sabot_depend_finish(SabotSettling *s)
 		else
 			break;
 	}
+	if (s->writer != NULL)
+		sabot_row_writer_close(s->writer);
 	table_close(s->dependency, AccessShareLock);
 	table_close(s->rel, NoLock);
 }

@@ -32,14 +32,31 @@
  * sabot_depend_is_met - whether a job that an agent has taken has nothing to
  * wait for, for sure
  *
- * That is known of tasks only: what other jobs depend on may have ended badly
- * before it was known that they do, and may be tried again.
+ * That can be told of tasks, whose rows say what had not ended for sure when
+ * they were queued.  What other jobs depend on may have ended badly before it
+ * was known that they do, and may be tried again.
  */
 bool
 sabot_depend_is_met(const SabotJob *job)
 {
-	return job->ndepends_on == 0 ||
-		(job->parent_id != 0 && !job->has_reason);
+	Relation	rel;
+	char	   *next = job->reason;
+	bool		met = true;
+
+	if (job->ndepends_on == 0 || (job->parent_id != 0 && job->reason == NULL))
+		return true;
+	if (job->parent_id == 0)
+		return false;
+	rel = table_open(sabot_catalog(false)->job, AccessShareLock);
+	do
+	{
+		int64		job_id = strtoi64(next, &next, 10);
+
+		met = job_id != 0 &&
+			sabot_row_presence(rel, job_id) == SABOT_ROW_GONE;
+	} while (met && *next++ == ',');
+	table_close(rel, AccessShareLock);
+	return met;
 }
 
 /*
@@ -133,6 +150,25 @@ why_not(const SabotJob *job)
 }
 
 /*
+ * block_again - have a job that an agent has taken wait again, if it still is
+ * as it was read
+ */
+static void
+block_again(Relation rel, const SabotJob *job)
+{
+	HeapTuple	tuple = sabot_row_lock(rel, job->job_id,
+									   LockTupleNoKeyExclusive);
+	SabotJob   *now = tuple ? sabot_job_read(job->job_id) : NULL;
+	SabotRowWriter *writer;
+
+	if (now == NULL || now->state != job->state)
+		return;
+	writer = sabot_row_writer_open(rel);
+	sabot_row_set_state(writer, tuple, SABOT_JOB_BLOCKED, NULL);
+	sabot_row_writer_close(writer);
+}
+
+/*
  * sabot_depend_verify - whether a job with dependencies that an agent has
  * taken is to run
  *
@@ -144,8 +180,6 @@ sabot_depend_verify(const SabotJob *job)
 	SabotEnd	end = {.state = SABOT_JOB_SKIPPED};
 	SabotOwn	own;
 	Relation	rel;
-	HeapTuple	tuple;
-	SabotJob   *now = NULL;
 	bool		runs = true;
 
 	sabot_own_start_transaction(&own);
@@ -154,10 +188,7 @@ sabot_depend_verify(const SabotJob *job)
 		link_dependencies(job);
 	if (hold_dependency(rel, job, true))
 	{
-		tuple = sabot_row_lock(rel, job->job_id, LockTupleNoKeyExclusive);
-		now = tuple ? sabot_job_read(job->job_id) : NULL;
-		if (now != NULL && now->state == job->state)
-			sabot_row_set_state(rel, tuple, SABOT_JOB_BLOCKED, NULL);
+		block_again(rel, job);
 		runs = false;
 	}
 	else if ((end.reason = why_not(job)) != NULL)
@@ -201,6 +232,7 @@ sabot_depend_settle(int64 job_id, bool can_lock)
 	SabotOwn	own;
 	Relation	rel;
 	HeapTuple	tuple;
+	SabotRowWriter *writer;
 	SabotJob   *job;
 
 	SPI_connect();
@@ -214,7 +246,11 @@ sabot_depend_settle(int64 job_id, bool can_lock)
 	{
 		tuple = sabot_row_lock(rel, job_id, LockTupleNoKeyExclusive);
 		if (tuple != NULL)
-			sabot_depend_make_ready(rel, tuple, job, false);
+		{
+			writer = sabot_row_writer_open(rel);
+			sabot_depend_make_ready(writer, tuple, job, "");
+			sabot_row_writer_close(writer);
+		}
 	}
 	table_close(rel, NoLock);
 	sabot_own_end(&own);

@@ -169,12 +169,12 @@ time_out(Relation rel, const SabotJob *graph)
  * pause_open - pause an open job, if it is still there
  */
 static void
-pause_open(Relation rel, int64 job_id)
+pause_open(Relation rel, SabotRowWriter *writer, int64 job_id)
 {
 	HeapTuple	tuple = sabot_row_lock(rel, job_id, LockTupleNoKeyExclusive);
 
 	if (tuple != NULL)
-		sabot_row_set_state(rel, tuple, SABOT_JOB_PAUSED, PAUSED_BY_OWNER);
+		sabot_row_set_state(writer, tuple, SABOT_JOB_PAUSED, PAUSED_BY_OWNER);
 }
 
 /*
@@ -183,13 +183,15 @@ pause_open(Relation rel, int64 job_id)
 static void
 pause_graph(Relation rel, const SabotJob *graph)
 {
+	SabotRowWriter *writer = sabot_row_writer_open(rel);
 	int64	   *ids;
 	int			n = open_tasks(graph->job_id, &ids);
 
 	for (int i = 0; i < n; i++)
 		if (!ask_running(ids[i], SABOT_INTERRUPT_PAUSE))
-			pause_open(rel, ids[i]);
-	pause_open(rel, graph->job_id);
+			pause_open(rel, writer, ids[i]);
+	pause_open(rel, writer, graph->job_id);
+	sabot_row_writer_close(writer);
 }
 
 /*
@@ -224,11 +226,14 @@ wait_again(Relation rel, const SabotJob *graph)
 									   LockTupleNoKeyExclusive);
 	SabotJob   *now = tuple ? sabot_job_read(graph->job_id) : NULL;
 	bool		has_deadline = graph->timeout_ms > 0;
+	SabotRowWriter *writer;
 
 	if (now == NULL || now->state != graph->state)
 		return;
-	sabot_row_set_state(rel, tuple, has_deadline ? SABOT_JOB_SCHEDULED :
+	writer = sabot_row_writer_open(rel);
+	sabot_row_set_state(writer, tuple, has_deadline ? SABOT_JOB_SCHEDULED :
 						SABOT_JOB_BLOCKED, NULL);
+	sabot_row_writer_close(writer);
 	if (has_deadline)
 		sabot_pending_submit(graph->job_id, graph->priority, graph->queue,
 							 graph->owner, graph->run_after, 0);

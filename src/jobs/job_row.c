@@ -37,6 +37,15 @@
 #include "jobs/job_columns.h"
 #include "jobs/job_row.h"
 
+/* What it takes to replace rows of a relation. */
+struct SabotRowWriter
+{
+	Relation	rel;
+	TupleTableSlot *slot;
+	EState	   *estate;
+	ResultRelInfo *result;
+};
+
 /*
  * scan_begin - begin a scan of an index for one bigint, seeing what is not
  * committed yet
@@ -215,32 +224,60 @@ sabot_row_try_lock(Relation rel, int64 job_id, LockTupleMode mode)
 }
 
 /*
+ * sabot_row_writer_open - get ready to replace rows
+ *
+ * In the current memory context, and for no longer than that or the
+ * transaction lasts.
+ */
+SabotRowWriter *
+sabot_row_writer_open(Relation rel)
+{
+	SabotRowWriter *writer = palloc0(sizeof(SabotRowWriter));
+
+	writer->rel = rel;
+	writer->slot = table_slot_create(rel, NULL);
+	writer->estate = CreateExecutorState();
+	writer->result = makeNode(ResultRelInfo);
+	InitResultRelInfo(writer->result, rel, 1, NULL, 0);
+	ExecOpenIndices(writer->result, false);
+	return writer;
+}
+
+/*
+ * sabot_row_writer_close - give back what that takes
+ */
+void
+sabot_row_writer_close(SabotRowWriter *writer)
+{
+	ExecCloseIndices(writer->result);
+	ExecDropSingleTupleTableSlot(writer->slot);
+	FreeExecutorState(writer->estate);
+	pfree(writer);
+}
+
+/*
  * sabot_row_update - replace a row that our transaction has locked
  *
  * values and isnull are all of its columns.  The new version is to be seen by
  * what follows in this transaction.
  */
 void
-sabot_row_update(Relation rel, HeapTuple old, const Datum *values,
+sabot_row_update(SabotRowWriter *writer, HeapTuple old, const Datum *values,
 				 const bool *isnull)
 {
-	int			natts = RelationGetDescr(rel)->natts;
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	EState	   *estate = CreateExecutorState();
-	ResultRelInfo *result = makeNode(ResultRelInfo);
+	int			natts = RelationGetDescr(writer->rel)->natts;
+	TupleTableSlot *slot = writer->slot;
 	SabotUpdateIndexes indexes;
 
-	InitResultRelInfo(result, rel, 1, NULL, 0);
-	ExecOpenIndices(result, false);
+	ExecClearTuple(slot);
 	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
 	memcpy(slot->tts_isnull, isnull, sizeof(bool) * natts);
 	ExecStoreVirtualTuple(slot);
-	simple_table_tuple_update(rel, &old->t_self, slot, SnapshotSelf, &indexes);
-	if (SabotMustUpdateIndexes(indexes) && result->ri_NumIndices > 0)
-		SabotExecInsertIndexTuples(result, slot, estate);
-	ExecCloseIndices(result);
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
+	simple_table_tuple_update(writer->rel, &old->t_self, slot, SnapshotSelf,
+							  &indexes);
+	if (SabotMustUpdateIndexes(indexes) && writer->result->ri_NumIndices > 0)
+		SabotExecInsertIndexTuples(writer->result, slot, writer->estate);
+	ResetPerTupleExprContext(writer->estate);
 	CommandCounterIncrement();
 }
 
@@ -251,16 +288,16 @@ sabot_row_update(Relation rel, HeapTuple old, const Datum *values,
  * reason may be NULL.
  */
 void
-sabot_row_set_state(Relation rel, HeapTuple old, SabotJobState state,
-					const char *reason)
+sabot_row_set_state(SabotRowWriter *writer, HeapTuple old,
+					SabotJobState state, const char *reason)
 {
 	Datum		v[JOB_NCOLUMNS];
 	bool		isnull[JOB_NCOLUMNS];
 
-	heap_deform_tuple(old, RelationGetDescr(rel), v, isnull);
+	heap_deform_tuple(old, RelationGetDescr(writer->rel), v, isnull);
 	v[JOB_STATE] = ObjectIdGetDatum(sabot_catalog(false)->states[state]);
 	isnull[JOB_REASON] = reason == NULL;
 	if (reason)
 		v[JOB_REASON] = CStringGetTextDatum(reason);
-	sabot_row_update(rel, old, v, isnull);
+	sabot_row_update(writer, old, v, isnull);
 }

@@ -31,9 +31,18 @@ extern HeapTuple sabot_row_lock(Relation rel, int64 job_id,
 								LockTupleMode mode);
 extern bool sabot_row_try_lock(Relation rel, int64 job_id,
 							   LockTupleMode mode);
-extern void sabot_row_update(Relation rel, HeapTuple old, const Datum *values,
-							 const bool *isnull);
-extern void sabot_row_set_state(Relation rel, HeapTuple old,
+
+typedef struct SabotRowWriter SabotRowWriter;
+
+extern SabotRowWriter *sabot_row_writer_open(Relation rel);
+extern void sabot_row_writer_close(SabotRowWriter *writer);
+extern void sabot_row_update(SabotRowWriter *writer, HeapTuple old,
+							 const Datum *values, const bool *isnull);
+extern void sabot_row_set_state(SabotRowWriter *writer, HeapTuple old,
 								SabotJobState state, const char *reason);
+
+/* in job_depend.c */
+extern void sabot_depend_make_ready(SabotRowWriter *writer, HeapTuple tuple,
+									const SabotJob *job, const char *unsure);
 
 #endif							/* SABOT_JOB_ROW_H */

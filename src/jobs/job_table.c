@@ -131,7 +131,7 @@ fill_job(Datum *v, bool *isnull)
 	job->is_graph = VARSIZE_ANY_EXHDR(DatumGetPointer(v[JOB_KIND])) ==
 		strlen("graph") && strcmp(TextDatumGetCString(v[JOB_KIND]), "graph") == 0;
 	job->on_failure = text_or_null(JOB_ON_FAILURE);
-	job->has_reason = !isnull[JOB_REASON];
+	job->reason = text_or_null(JOB_REASON);
 	job->sqlstate = text_or_null(JOB_SQLSTATE);
 	job->error = text_or_null(JOB_ERROR);
 	if (!isnull[JOB_DEPENDS_ON])

@@ -77,7 +77,8 @@ typedef struct SabotJob
 	int64	   *depends_on;		/* ids in ascending order */
 	int			ndepends_on;
 	char	   *on_failure;		/* what a task's failure means, or NULL */
-	bool		has_reason;		/* why it is paused, or has to be looked at */
+	char	   *reason;			/* why it is paused; of a queued one, see
+								 * sabot_depend_make_ready(); or NULL */
 	char	   *sqlstate;		/* of the last attempt, or of what makes a */
 	char	   *error;			/* graph fail; each may be NULL */
 	TransactionId version;		/* transaction that wrote the row as it is */
@@ -390,8 +391,6 @@ extern void sabot_depend_add(SabotSettling *s, const SabotJob *job,
 extern void sabot_depend_finish(SabotSettling *s);
 extern bool sabot_depend_ended(const SabotJob *job, const SabotEnd *end);
 extern bool sabot_depend_is_awaited(const SabotJob *job);
-extern void sabot_depend_make_ready(Relation rel, HeapTuple tuple,
-									const SabotJob *job, bool is_met);
 extern void sabot_depend_settle_graph(int64 graph_id);
 
 /* in job_depend_wait.c */

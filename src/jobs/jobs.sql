@@ -68,7 +68,7 @@ COMMENT ON COLUMN job.settings IS 'settings in force at submit that travel with 
 COMMENT ON COLUMN job.depends_on IS 'jobs that have to be completed before, in ascending order';
 COMMENT ON COLUMN job.on_failure IS 'what it means for the graph if this task fails: fail, skip or continue';
 COMMENT ON COLUMN job.started_at IS 'start of an attempt that is not atomic, committed before it runs; NULL again when it has ended or was given back';
-COMMENT ON COLUMN job.reason IS 'why the job is paused, or has to be looked at before it runs';
+COMMENT ON COLUMN job.reason IS 'why the job is paused; of a queued one, which of the jobs it waits for may not have ended';
 COMMENT ON COLUMN job.sqlstate IS 'of the last attempt, if it failed';
 COMMENT ON COLUMN job.error IS 'message of the last attempt, if it failed';
 
