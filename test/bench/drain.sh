@@ -9,6 +9,7 @@ empty_tables()
 {
 	sql postgres -c "SET client_min_messages = warning;
 		TRUNCATE sabot.job, sabot.job_history, sabot.job_attempt_log,
+			sabot.job_dependency,
 			equal_job, equal_history, effect"
 }
 

@@ -51,3 +51,28 @@ BEGIN
 	PERFORM sabot.pause_queue('bench');
 	COMMIT;
 END $$;
+
+-- drain_all(ms) - resume the queue "bench", wait until no job is left at all,
+-- and return the milliseconds until the last one had finished; then pause the
+-- queue again
+CREATE PROCEDURE drain_all(INOUT ms float8)
+	LANGUAGE plpgsql
+	AS $$
+DECLARE
+	began timestamptz;
+BEGIN
+	PERFORM sabot.resume_queue('bench');
+	began := clock_timestamp();
+	COMMIT;
+	WHILE EXISTS (SELECT FROM sabot.job) LOOP
+		COMMIT;
+		PERFORM pg_sleep(0.005);
+		IF clock_timestamp() > began + interval '5 min' THEN
+			RAISE 'not all jobs have ended';
+		END IF;
+	END LOOP;
+	SELECT 1000 * extract(epoch FROM max(finished_at) - began) INTO ms
+		FROM sabot.job_history;
+	PERFORM sabot.pause_queue('bench');
+	COMMIT;
+END $$;
