@@ -383,7 +383,8 @@ sabot_retry_job(PG_FUNCTION_ARGS)
  * SQL: sabot.adopt_jobs() RETURNS bigint - let jobs run here that were copied
  * from another database; returns how many
  *
- * Their owners are looked up by name.  Jobs of roles that do not exist here
+ * Their owners are looked up by name.  The time of graphs is counted anew, as
+ * that of resumed ones.  Jobs of roles that do not exist here
  * stay as they are, with a WARNING.  Only for the extension's owner and roles
  * with EXECUTE.
  */
@@ -405,8 +406,11 @@ sabot_adopt_jobs(PG_FUNCTION_ARGS)
 			  " FROM pg_roles r WHERE r.rolname = h.owner_name AND h.home <> $1",
 			  1, types, values, NULL, 0);
 	adopted = sabot_spi("UPDATE sabot.job j SET home = $1, owner = r.oid,"
+						" run_after = CASE WHEN j.kind = 'graph' THEN clock_timestamp() + j.timeout"
+						" ELSE j.run_after END,"
 						" state = CASE WHEN j.state IN ('paused', 'blocked') THEN j.state"
-						" WHEN j.run_after > clock_timestamp() THEN 'scheduled'::sabot.job_state"
+						" WHEN j.run_after > clock_timestamp()"
+						" OR (j.kind = 'graph' AND j.timeout IS NOT NULL) THEN 'scheduled'::sabot.job_state"
 						" ELSE 'queued'::sabot.job_state END"
 						" FROM pg_roles r WHERE r.rolname = j.owner_name AND j.home <> $1"
 						" AND NOT EXISTS (SELECT FROM sabot.job o WHERE o.owner = r.oid"

@@ -75,6 +75,7 @@ SELECT j.job_id, j.owner_name, j.command, j.params, j.priority, j.queue, j.setti
 	j.submitted_at, j.run_after
 FROM sabot.job AS j ORDER BY j.job_id;
 SELECT job_id, attempt, sqlstate, error FROM sabot.job_attempt_log ORDER BY 1, 2;
+SELECT * FROM sabot.job_dependency ORDER BY depends_on, job_id;
 SELECT * FROM sabot.queue ORDER BY queue;
 SELECT last_value, is_called FROM sabot.job_job_id_seq;
 SQL
@@ -208,6 +209,63 @@ is(sql($other, 'SELECT name, who FROM effect ORDER BY name', db => 'app'),
 	'each once, as its owner');
 cmp_ok(submit($other, 'SELECT 1', db => 'app'),
 	'>', $open{$me}, 'new jobs have new numbers');
+
+# A graph in the middle of its way, and a job that waits for it: the first task
+# has completed, and paused the queue of the others.
+
+my $graph = app(<<'SQL');
+SELECT sabot.submit_graph(jsonb_build_array(
+	sabot.graph_task('first', $$INSERT INTO effect VALUES ('first'); SELECT sabot.pause_queue('graph')$$),
+	sabot.graph_task('last', $$INSERT INTO effect VALUES ('last')$$, '{left,right}'),
+	sabot.graph_task('left', $$INSERT INTO effect VALUES ('left')$$, '{first}'),
+	sabot.graph_task('right', $$INSERT INTO effect VALUES ('right')$$, '{first}')),
+	queue => 'graph', timeout => '1 h');
+SQL
+my $after = submit($node, q{INSERT INTO effect VALUES ('after')},
+	db => 'app', args => "depends_on => ARRAY[$graph]");
+my $tasks =
+  "SELECT string_agg(name || ' ' || state, ', ' ORDER BY job_id) FROM sabot.job_task WHERE parent_id = $graph";
+poll($node, $tasks,
+	'first completed, left queued, right queued, last blocked',
+	'a graph is on its way', db => 'app');
+my $with_graph = everything($node, 'app');
+$node->command_ok(
+	[ 'pg_dump', '-Fc', '-f', "$dump.graph", $node->connstr('app') ],
+	'pg_dump with a graph');
+sql($other, 'CREATE DATABASE graph');
+$other->command_ok(
+	[
+		'pg_restore', '--exit-on-error',
+		'-d', $other->connstr('graph'), "$dump.graph"
+	],
+	'pg_restore with a graph');
+is(everything($other, 'graph'), $with_graph, 'everything of it is there');
+is( sql($other, $tasks, db => 'graph'),
+	'first completed, left paused, right paused, last paused',
+	'its open tasks are paused');
+is( sql($other,
+		"SELECT job_id, state FROM sabot.job_status WHERE job_id IN ($graph, $after) ORDER BY job_id",
+		db => 'graph'),
+	"$graph|paused\n$after|paused",
+	'and so are the graph, and the job that waits for it');
+sql($other, "UPDATE sabot.job SET run_after = run_after - interval '1 day' WHERE job_id = $graph",
+	db => 'graph');
+is(sql($other, 'SELECT sabot.adopt_jobs()', db => 'graph'), '6', 'adopted');
+sql($other, q{SELECT sabot.resume_queue('graph')}, db => 'graph');
+ends($other, $graph, 'completed',
+	'the copied graph, whose time is counted anew', db => 'graph');
+ends($other, $after, 'completed', 'and the job that waits for it',
+	db => 'graph');
+is( sql($other, $tasks, db => 'graph'),
+	'first completed, left completed, right completed, last completed',
+	'its tasks');
+is( sql($other,
+		"SELECT name, count(*) FROM effect WHERE name IN ('first', 'left', 'right', 'last', 'after') GROUP BY name ORDER BY name",
+		db => 'graph'),
+	"after|1\nfirst|1\nlast|1\nleft|1\nright|1",
+	'each had its effect once');
+app(q{SELECT sabot.resume_queue('graph')});
+ends($node, $after, 'completed', 'the original', db => 'app');
 
 # Into a server without preload
 

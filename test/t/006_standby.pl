@@ -11,7 +11,7 @@ use Test::More;
 
 my $primary = new_node(
 	'primary',
-	"max_prepared_transactions = 10\nsabot.pool_size = 6\n",
+	"max_prepared_transactions = 10\nsabot.pool_size = 7\n",
 	init => [ allows_streaming => 1 ]);
 sql($primary, <<'SQL');
 CREATE TABLE effect (name text);
@@ -57,6 +57,16 @@ foreach my $max (1, 2)
 		args => "atomic => false, max_attempts => $max");
 	running($primary, $outside{$max});
 }
+my $graph = sql($primary, <<'SQL');
+SELECT sabot.submit_graph(jsonb_build_array(
+	sabot.graph_task('done', $$INSERT INTO effect VALUES ('done')$$),
+	sabot.graph_task('runs', $$INSERT INTO effect VALUES ('runs'); SELECT pg_sleep(600) FROM gate$$, '{done}'),
+	sabot.graph_task('next', $$INSERT INTO effect VALUES ('next')$$, '{done,runs}')), timeout => '1 h');
+SQL
+my $after = submit($primary, "INSERT INTO effect VALUES ('after')",
+	args => "depends_on => ARRAY[$graph]");
+poll($primary, "SELECT sabot.job_state($graph + 2)", 'running',
+	'a task of a graph runs');
 my @waiting =
   map { submit($primary, "INSERT INTO effect VALUES ('waiting $_')") } 1 .. 3;
 my $later = submit($primary, "INSERT INTO effect VALUES ('later')",
@@ -70,12 +80,16 @@ sql($primary, 'DELETE FROM gate');
 $primary->wait_for_catchup($standby);
 
 is( sql($standby, 'SELECT DISTINCT state, wait_reason FROM sabot.job_status'
-		  . " WHERE finished_at IS NULL AND job_id <> $later"),
+		  . " WHERE finished_at IS NULL AND job_id NOT IN ($later, $graph, $after)"),
 	'queued|the server is in recovery',
 	'jobs wait on the standby, with that reason');
 is(sql($standby, $sabots), '0', 'still nothing of sabot runs there');
+is( sql($standby,
+		"SELECT string_agg(name || ' ' || state, ', ' ORDER BY job_id) FROM sabot.job_task WHERE parent_id = $graph"),
+	'done completed, runs queued, next blocked',
+	'a graph waits there half done');
 is(sql($standby, 'SELECT count(*) FROM effect'),
-	'1', 'nor has any job there had an effect');
+	'2', 'nor has any job there had an effect');
 
 $primary->stop('immediate');
 $standby->promote;
@@ -99,10 +113,12 @@ is(sql($standby, 'SELECT job, count(*) FROM step GROUP BY job ORDER BY job'),
 	"outside 1|1\noutside 2|2", 'neither more often than it may');
 ends($standby, $_, 'completed', "job $_ that waited there") foreach @waiting;
 ends($standby, $later, 'completed', 'the job for later');
+ends($standby, $graph, 'completed', 'the graph goes on');
+ends($standby, $after, 'completed', 'and so does what waits for it');
 sql($standby, "COMMIT PREPARED 'one'");
 ends($standby, $prepared, 'completed', 'the prepared job');
 is(sql($standby, 'SELECT count(*), count(DISTINCT name) FROM effect'),
-	'10|10', 'every job has its effect once');
+	'14|14', 'every job has its effect once');
 is( sql($standby, 'SELECT sum(losses) FROM sabot.job_status WHERE atomic'),
 	'0', 'none of which had begun in this copy of the server');
 $job = submit($standby, 'SELECT 1');
