@@ -22,19 +22,23 @@ SELECT sabot.submit_job_each($$
 	$$, :'ranges', name => 'words') AS jobs \gset
 CALL sabot.wait_for_jobs(:'jobs');
 
--- A single job, of several statements: words that few packages share.
-CALL sabot.wait_for_job(sabot.submit_job($$
+-- A graph of tasks: words that few packages share, and what is to be done
+-- before others read them.
+SELECT sabot.submit_graph(jsonb_build_array(
+	sabot.graph_task('find', $$
 		CREATE TABLE rare AS
 		SELECT package, word, packages
 		FROM (SELECT package, word, count(*) OVER (PARTITION BY word) AS packages
 			  FROM word) w
-		WHERE packages BETWEEN 2 AND 25;
-		CREATE INDEX ON rare (package);
-		CREATE INDEX ON rare (word);
-		ANALYZE rare
-	$$, name => 'rare words'));
+		WHERE packages BETWEEN 2 AND 25
+	$$),
+	sabot.graph_task('by package', 'CREATE INDEX ON rare (package)', after => '{find}'),
+	sabot.graph_task('by word', 'CREATE INDEX ON rare (word)', after => '{find}'),
+	sabot.graph_task('statistics', 'ANALYZE rare', after => '{by package,by word}')),
+	name => 'rare words') AS graph \gset
 
--- Again one job for each range: the package that shares most of them.
+-- Again one job for each range, once that is there: the package that shares
+-- most of these words.
 SELECT sabot.submit_job_each($$
 		INSERT INTO relative
 		SELECT DISTINCT ON (a.package) a.package, b.package, sum(1.0 / a.packages)
@@ -42,7 +46,7 @@ SELECT sabot.submit_job_each($$
 		WHERE a.package BETWEEN $1 AND $2 AND a.package <> b.package
 		GROUP BY a.package, b.package
 		ORDER BY a.package, sum(1.0 / a.packages) DESC, b.package
-	$$, :'ranges', name => 'relatives') AS jobs \gset
+	$$, :'ranges', name => 'relatives', depends_on => ARRAY[:graph]) AS jobs \gset
 CALL sabot.wait_for_jobs(:'jobs');
 
 \pset footer off
@@ -55,13 +59,21 @@ FROM word GROUP BY word ORDER BY packages DESC LIMIT 8;
 SELECT package, relative, round(score::numeric, 1) AS score
 FROM relative WHERE package < relative ORDER BY relative.score DESC LIMIT 8;
 
-\echo 'What the jobs did:'
+\echo 'The tasks of the graph (sabot.graph_dot() draws it):'
+SELECT t.name, t.state, t.pid, t.command_tag, t.row_count,
+	round(1000 * extract(epoch FROM t.started_at - g.submitted_at)) AS began_ms,
+	round(1000 * extract(epoch FROM t.finished_at - g.submitted_at)) AS ended_ms
+FROM sabot.job_task t JOIN sabot.job_status g ON g.job_id = t.parent_id
+WHERE t.parent_id = :graph ORDER BY t.job_id;
+
+\echo 'What the single jobs did:'
 SELECT name, count(*) AS jobs, count(DISTINCT pid) AS agents,
 	sum(row_count) AS rows,
 	round(extract(epoch FROM max(finished_at) - min(submitted_at)), 1) AS seconds
-FROM sabot.job_status GROUP BY name ORDER BY min(job_id);
+FROM sabot.job_status WHERE kind = 'job' GROUP BY name ORDER BY min(job_id);
 
 \echo 'The slowest of them:'
 SELECT job_id, name, state, pid, row_count,
 	round(1000 * extract(epoch FROM finished_at - started_at)) AS ms
-FROM sabot.job_status ORDER BY finished_at - started_at DESC LIMIT 5;
+FROM sabot.job_status WHERE kind = 'job'
+ORDER BY finished_at - started_at DESC LIMIT 5;
