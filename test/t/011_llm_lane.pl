@@ -450,6 +450,57 @@ is( sql($node,
 	'15|15|0',
 	'retry: all are done');
 
+# Dependencies: the rows of a source are those that are there when what the job
+# waits for has completed, and who waits for the job finds the answers.
+
+sql($node, q{SELECT sabot.pause_queue('held')});
+my $first = submit(
+	$node,
+	q{INSERT INTO item SELECT 'depends', n, 'depends ' || n FROM generate_series(1, 3) AS n},
+	args => "queue => 'held'");
+$job = submit_rows('depends', 0, "depends_on => ARRAY[$first]");
+my $last = submit(
+	$node,
+	q{CREATE TABLE answered AS SELECT count(*) FROM item WHERE name = 'depends' AND answer IS NOT NULL},
+	args => "depends_on => ARRAY[$job]");
+is(job($node, $job, 'state, wait_reason'), "blocked|waits for job $first",
+	'dependencies: the job waits');
+is(job($node, $last, 'state, wait_reason'), "blocked|waits for job $job",
+	'dependencies: another one waits for it');
+$ollama->faults('hold');
+sql($node, q{SELECT sabot.resume_queue('held')});
+held(1, 'dependencies: in the middle of a request');
+is(job($node, $job, 'state'), 'running', 'dependencies: the job runs');
+
+# What is begun goes on, whatever becomes of the first job, and is taken up again.
+sql($node, "SELECT sabot.pause_job($job)");
+held(0, 'dependencies: the request has ended');
+poll($node, "SELECT sabot.job_state($job)", 'paused',
+	'dependencies: the job is paused');
+sql($node, "SELECT sabot.resume_job($job)");
+held(1, 'dependencies: it is taken up again');
+is(job($node, $last, 'state'), 'blocked', 'dependencies: the last one waits');
+$ollama->faults;
+sql($node, "SELECT sabot.pause_job($job)");
+poll($node, "SELECT sabot.job_state($job)", 'paused',
+	'dependencies: the job is paused again');
+sql($node, "SELECT sabot.resume_job($job)");
+ends($node, $last, 'completed', 'dependencies: all have completed');
+is(sql($node, 'SELECT count FROM answered'), '3',
+	'dependencies: in their order');
+
+$first = submit($node, 'SELECT 1 / 0', args => 'run_after => clock_timestamp() + interval \'0.5 s\'');
+$job = submit_rows('skipped', 3, "depends_on => ARRAY[$first]");
+$last = submit($node, 'SELECT', args => "depends_on => ARRAY[$job]");
+ends($node, $last, 'skipped', 'dependencies: skipped with what it waits for');
+is( job($node, $job, 'state, error'),
+	"skipped|job $first failed",
+	'dependencies: the LLM job says why');
+is( sql($node,
+		"SELECT state, total FROM sabot.llm_progress WHERE job_id = $job"),
+	'skipped|',
+	'dependencies: and so does its progress');
+
 # Priority: at the next row, and if the only worker has a job already then
 # within a second or so, however short its rows are.
 
