@@ -15,6 +15,7 @@
 
 #include <limits.h>
 
+#include "pgtime.h"
 #include "postmaster/bgworker_internals.h"
 #include "utils/guc.h"
 
@@ -38,6 +39,7 @@ bool		sabot_log_routing = false;
 int			sabot_max_crashes = 3;
 int			sabot_pool_size = 4;
 int			sabot_query_agents = 2;
+char	   *sabot_timezone = NULL;
 
 static const struct config_enum_entry execution_options[] = {
 	{"auto", SABOT_EXECUTION_AUTO, false},
@@ -79,6 +81,29 @@ define_pool_settings(void)
 }
 
 /*
+ * Whether a value of sabot.timezone is a time zone; empty is none.
+ */
+static bool
+check_timezone(char **newval, void **extra, GucSource source)
+{
+	pg_tz	   *zone;
+
+	if ((*newval)[0] == '\0')
+		return true;
+	zone = pg_tzset(*newval);
+	if (zone == NULL)
+		return false;
+	if (!pg_tz_acceptable(zone))
+	{
+		GUC_check_errmsg("time zone \"%s\" appears to use leap seconds",
+						 *newval);
+		GUC_check_errdetail("PostgreSQL does not support leap seconds.");
+		return false;
+	}
+	return true;
+}
+
+/*
  * Define every setting of jobs.  Kept in alphabetical order by name.
  */
 static void
@@ -108,6 +133,12 @@ define_job_settings(void)
 							&sabot_max_crashes,
 							3, 1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("sabot.timezone",
+							   "Sets the time zone of schedules.",
+							   "Empty means that of log_timezone.",
+							   &sabot_timezone,
+							   "",
+							   PGC_SIGHUP, 0, check_timezone, NULL, NULL);
 }
 
 /*

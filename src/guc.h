@@ -37,6 +37,7 @@ extern bool sabot_log_routing;
 extern int	sabot_max_crashes;
 extern int	sabot_pool_size;
 extern int	sabot_query_agents;
+extern char *sabot_timezone;	/* of schedules, "" = log_timezone */
 
 extern void sabot_guc_init(void);
 

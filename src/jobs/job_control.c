@@ -58,11 +58,11 @@ sabot_job_of_caller(int64 job_id)
 	sabot_own_begin(&own);
 	exists = sabot_spi("SELECT true, home, state::text, owner, owner_name,"
 					   " state = 'paused' AND reason IS NOT DISTINCT FROM 'paused by its owner',"
-					   " kind = 'graph', depends_on IS NOT NULL, parent_id"
+					   " kind = 'graph', depends_on IS NOT NULL, parent_id, kind"
 					   " FROM sabot.job WHERE job_id = $1"
 					   " UNION ALL"
 					   " SELECT false, home, state::text, owner, owner_name, false,"
-					   " kind = 'graph', depends_on IS NOT NULL, parent_id"
+					   " kind = 'graph', depends_on IS NOT NULL, parent_id, kind"
 					   " FROM sabot.job_history WHERE job_id = $1",
 					   1, types, values, NULL, 1) > 0;
 	if (exists)
@@ -82,6 +82,11 @@ sabot_job_of_caller(int64 job_id)
 		found.graph_id = DatumGetInt64(SPI_getbinval(row, desc, 9, &isnull));
 		if (isnull)
 			found.graph_id = 0;
+		found.is_schedule = sabot_kind_is(SPI_getbinval(row, desc, 10, &isnull),
+										  "schedule");
+		found.is_run = found.graph_id != 0 && (found.is_graph ||
+											   sabot_kind_is(SPI_getbinval(row, desc, 10, &isnull),
+															 "run"));
 	}
 	sabot_own_end(&own);
 	SPI_finish();
@@ -172,7 +177,8 @@ sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason)
 	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);
-	if (sabot_graph_interrupt(job_id, reason))
+	if (sabot_graph_interrupt(job_id, reason) ||
+		sabot_schedule_interrupt(job_id, reason))
 		runs = false;
 	else if (runs)
 		sabot_job_write_signal(job_id, reason);
@@ -274,7 +280,7 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.resume_job()");
 	sabot_job_refuse_copied(job_id, &found);
-	if (found.is_graph || found.waits)
+	if (found.is_graph || found.is_schedule || found.waits)
 	{
 		/* Who ends what it waits for must not have to wait for us. */
 		if (strcmp(found.state, "paused") != 0)
@@ -347,8 +353,8 @@ sabot_job_requeue(int64 job_id)
  * failed or was canceled or skipped, under its id, with all its attempts
  *
  * Of a graph, those of its tasks run again that have not completed.  23505 if
- * another unfinished job has its dedup_key, 55000 for a task and for a copied
- * job.
+ * another unfinished job has its dedup_key, or schedule its name; 55000 for a
+ * task, for a run and for a copied job.
  */
 Datum
 sabot_retry_job(PG_FUNCTION_ARGS)
@@ -362,6 +368,12 @@ sabot_retry_job(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.retry_job()");
 	sabot_job_refuse_copied(job_id, &found);
+	if (found.is_run)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " is a run of schedule " INT64_FORMAT,
+						job_id, found.graph_id),
+				 errhint("Its next run comes when it is due. For one more, submit the command as a job of its own.")));
 	if (found.graph_id != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -373,6 +385,7 @@ sabot_retry_job(PG_FUNCTION_ARGS)
 	SPI_connect();
 	sabot_own_begin(&own);
 	queued = found.is_graph ? sabot_graph_requeue(job_id) :
+		found.is_schedule ? sabot_schedule_requeue(job_id) :
 		sabot_job_requeue(job_id);
 	sabot_own_end(&own);
 	SPI_finish();

@@ -62,7 +62,7 @@ enum
 typedef struct Ended
 {
 	int64		job_id;
-	int64		graph_id;		/* whose task it is, 0 = none */
+	int64		graph_id;		/* whose task or run it is, 0 = none */
 	bool		siblings_run;	/* tasks of its graph that depend on it */
 	bool		others_run;		/* other jobs that do */
 	const char *why;			/* if they do not */
@@ -444,6 +444,7 @@ end_graph(SabotSettling *s, const SabotJob *graph)
 	sabot_pending_wakeup(graph->job_id);
 
 	ended->job_id = graph->job_id;
+	ended->graph_id = graph->parent_id;
 	ended->others_run = graph->error == NULL;
 	ended->why = psprintf("job " INT64_FORMAT " failed", graph->job_id);
 	note_ended(s, ended, true);
@@ -464,7 +465,8 @@ note_failure(SabotSettling *s, const SabotJob *task, const SabotEnd *end)
 	if (tuple == NULL)
 		return;
 	heap_deform_tuple(tuple, RelationGetDescr(s->rel), v, isnull);
-	if (!isnull[JOB_ERROR])
+	/* A schedule goes on, whatever comes of its runs. */
+	if (!isnull[JOB_ERROR] || sabot_kind_is(v[JOB_KIND], "schedule"))
 		return;
 	isnull[JOB_ERROR] = isnull[JOB_SQLSTATE] = false;
 	v[JOB_SQLSTATE] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
@@ -477,7 +479,8 @@ note_failure(SabotSettling *s, const SabotJob *task, const SabotEnd *end)
 }
 
 /*
- * settle_graph - end a graph if it has no open tasks
+ * settle_graph - end a graph if it has no open tasks; or free a schedule whose
+ * run, maybe a graph itself, has ended
  *
  * If others are ending its last ones this moment, an agent is to see to it.
  */
@@ -499,8 +502,14 @@ settle_graph(SabotSettling *s, const Graph *noted)
 	graph = tuple ? sabot_job_read(noted->job_id) : NULL;
 	if (graph == NULL)
 		return;
+	/* A schedule waits for its next due time, unless it is paused. */
+	if (graph->is_schedule)
+	{
+		if (is_blocked(s->rel, tuple))
+			sabot_depend_make_ready(writer_of(s), tuple, graph, NULL);
+	}
 	/* Who had it locked may have ended the others. */
-	if (sabot_row_children(s->rel, noted->job_id) == SABOT_ROW_GONE)
+	else if (sabot_row_children(s->rel, noted->job_id) == SABOT_ROW_GONE)
 		end_graph(s, graph);
 	else if (graph->state != sabot_catalog(false)->states[SABOT_JOB_QUEUED])
 		sabot_depend_make_ready(writer_of(s), tuple, graph, "");

@@ -69,6 +69,12 @@ note_dependency(SabotSubmission *s, int64 job_id)
 	SabotFoundJob found = sabot_job_of_caller(job_id);
 
 	sabot_job_refuse_copied(job_id, &found);
+	if (found.is_schedule)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " is a schedule, which never completes",
+						job_id),
+				 errhint("Depend on one of its runs, which are in sabot.job_task.")));
 	if (found.open)
 		s->blockers[s->nblockers++] = job_id;
 	else if (strcmp(found.state, "completed") != 0 && s->skip_reason == NULL)
@@ -81,8 +87,8 @@ note_dependency(SabotSubmission *s, int64 job_id)
  * sabot_submission_depends_on - the jobs, a bigint[], that the new ones wait
  * for
  *
- * Raises 42704 for one that the caller has not got, 55000 for a copied one,
- * and what unique_ids() raises.
+ * Raises 42704 for one that the caller has not got, 55000 for a copied one and
+ * for a schedule, and what unique_ids() raises.
  */
 void
 sabot_submission_depends_on(SabotSubmission *s, ArrayType *jobs)

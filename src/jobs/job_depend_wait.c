@@ -85,7 +85,8 @@ hold_dependency(Relation rel, const SabotJob *job, bool patient)
 }
 
 /*
- * sabot_depend_hold_task - the same for a task of a graph
+ * sabot_depend_hold_task - the same for a task of a graph, or a run of a
+ * schedule
  *
  * Between sabot_own_begin() and sabot_own_end(), SPI connected.
  */
@@ -241,7 +242,8 @@ sabot_depend_settle(int64 job_id, bool can_lock)
 	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
 	job = sabot_job_read(job_id);
 	if (job != NULL && is_waiting(job) &&
-		!(can_lock && (job->is_graph ? sabot_depend_hold_task(job, false) :
+		!(can_lock && (job->is_graph || job->is_schedule ?
+					   sabot_depend_hold_task(job, false) :
 					   hold_dependency(rel, job, false))))
 	{
 		tuple = sabot_row_lock(rel, job_id, LockTupleNoKeyExclusive);

@@ -17,6 +17,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -254,9 +256,11 @@ read_task(Task *task, int number, JsonbValue *object)
 
 /*
  * read_graph - the tasks of a graph from its JSON array
+ *
+ * Raises 54000 if there are more than max_tasks.
  */
 static Graph *
-read_graph(Jsonb *json)
+read_graph(Jsonb *json, int max_tasks)
 {
 	Graph	   *graph = palloc0(sizeof(Graph));
 	JsonbIterator *it;
@@ -270,11 +274,10 @@ read_graph(Jsonb *json)
 				 errmsg("graph must be a JSON array of tasks"),
 				 errhint("Use jsonb_build_array(sabot.graph_task(...), ...).")));
 	n = JB_ROOT_COUNT(json);
-	if (n > sabot_graph_max_tasks)
+	if (n > max_tasks)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("graph has %d tasks, more than %d", n,
-						sabot_graph_max_tasks),
+				 errmsg("graph has %d tasks, more than %d", n, max_tasks),
 				 errhint("Raise sabot.graph_max_tasks.")));
 	graph->tasks = palloc0(sizeof(Task) * n);
 	it = JsonbIteratorInit(&json->root);
@@ -621,11 +624,33 @@ insert_graph(SabotSubmission *s, bool *inserted)
 }
 
 /*
+ * sabot_graph_insert_run - insert a graph that was submitted before, with its
+ * tasks; returns its id
+ *
+ * s tells of the graph, json of its tasks.  Inside a transaction of sabot's
+ * own.
+ */
+int64
+sabot_graph_insert_run(SabotSubmission *s, Jsonb *json)
+{
+	Graph	   *graph = read_graph(json, INT_MAX);
+	bool		inserted;
+	int64		graph_id;
+
+	connect_tasks(graph);
+	order_tasks(graph);
+	graph_id = insert_graph(s, &inserted);
+	insert_tasks(s, graph, graph_id);
+	return graph_id;
+}
+
+/*
  * SQL: sabot.submit_graph(graph jsonb, name text, queue text, priority int,
  * run_after timestamptz, schedule text, timeout interval, dedup_key text,
  * notify text) RETURNS bigint - queue the tasks of a graph, return its id
  *
- * timeout is for all of it, from when its first task may start.  Errors: as of
+ * timeout is for all of it, from when its first task may start.  With a
+ * schedule, each run is such a graph.  Errors: as of
  * submit_job(); 22023 for what is no graph, a task after itself and a cycle,
  * 42704 for a task after one that is not there, 42710 for a name that is
  * there twice, 54000 for too many tasks.
@@ -639,10 +664,6 @@ sabot_submit_graph(PG_FUNCTION_ARGS)
 	bool		inserted;
 
 	sabot_submission_begin(&s, "sabot.submit_graph()");
-	if (!PG_ARGISNULL(5))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("\"schedule\" is not supported yet")));
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -654,10 +675,13 @@ sabot_submit_graph(PG_FUNCTION_ARGS)
 		sabot_submission_set(&s, P_DEDUP_KEY, PG_GETARG_DATUM(7));
 	sabot_submission_channel(&s, fcinfo, 8);
 
-	graph = read_graph(PG_GETARG_JSONB_P(0));
+	graph = read_graph(PG_GETARG_JSONB_P(0), sabot_graph_max_tasks);
 	connect_tasks(graph);
 	order_tasks(graph);
 	check_commands(graph);
+	if (!PG_ARGISNULL(5))
+		PG_RETURN_INT64(sabot_schedule_submit(&s, PG_GETARG_TEXT_PP(5),
+											  PG_GETARG_JSONB_P(0)));
 	graph_id = insert_graph(&s, &inserted);
 	if (inserted)
 		insert_tasks(&s, graph, graph_id);

@@ -259,7 +259,8 @@ sabot_graph_deadline(int64 graph_id)
 {
 	const SabotJob *graph = sabot_job_read(graph_id);
 
-	return graph != NULL && graph->timeout_ms > 0 ? graph->run_after : 0;
+	return graph != NULL && graph->is_graph && graph->timeout_ms > 0 ?
+		graph->run_after : 0;
 }
 
 /*
@@ -278,7 +279,7 @@ sabot_graph_out_of_time(int64 graph_id)
 	sabot_own_start_transaction(&own);
 	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
 	graph = sabot_job_read(graph_id);
-	if (graph != NULL && is_late(graph))
+	if (graph != NULL && graph->is_graph && is_late(graph))
 		time_out(rel, graph);
 	table_close(rel, NoLock);
 	sabot_own_commit_transaction(&own);
@@ -343,8 +344,8 @@ sabot_graph_is_running(int64 job_id)
 	" THEN 'blocked' WHEN j.run_after > $2 THEN 'scheduled' ELSE 'queued' END::sabot.job_state"
 
 /*
- * sabot_job_resume_waiting - resume a graph and its tasks, or a job that waits
- * for others, as the transaction that asks for it commits
+ * sabot_job_resume_waiting - resume a schedule, a graph and its tasks, or a job that
+ * waits for others, as the transaction that asks for it commits
  */
 void
 sabot_job_resume_waiting(int64 job_id)
@@ -356,6 +357,8 @@ sabot_job_resume_waiting(int64 job_id)
 	int64	   *ids;
 	int			n;
 
+	if (sabot_schedule_resume(job_id))
+		return;
 	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);

@@ -418,7 +418,7 @@ take_member(Member *member, TimestampTz group_end)
 	PopActiveSnapshot();
 	if (job == NULL || !sabot_run_is_runnable(job))
 		return MEMBER_GONE;
-	if (job->is_graph || job->parent_id != 0 || job->ndepends_on > 0 ||
+	if (job->is_graph || job->is_schedule || job->parent_id != 0 || job->ndepends_on > 0 ||
 		!can_join(job, &statements))
 		return MEMBER_ALONE;
 

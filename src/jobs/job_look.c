@@ -93,7 +93,9 @@ fill_open(Relation rel, HeapTuple tuple, SabotJobLook *look)
 	look->queue = get_text(rel, tuple, JOB_QUEUE);
 	look->reason = get_text(rel, tuple, JOB_REASON);
 	look->error = get_text(rel, tuple, JOB_ERROR);
-	look->is_graph = strcmp(get_text(rel, tuple, JOB_KIND), "graph") == 0;
+	value = get_column(rel, tuple, JOB_KIND, &isnull);
+	look->is_graph = sabot_kind_is(value, "graph");
+	look->is_schedule = sabot_kind_is(value, "schedule");
 	look->ours = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 }
 

@@ -34,6 +34,7 @@ typedef enum PendingKind
 	PENDING_RESUME,				/* a job that waits for others goes on */
 	PENDING_SETTLE,				/* a job waits for others from now on */
 	PENDING_WAKEUP,				/* a job has ended or changed */
+	PENDING_CALL,				/* whatever else is to be done to a job */
 	PENDING_QUEUE				/* a queue's settings changed */
 } PendingKind;
 
@@ -52,6 +53,8 @@ typedef struct Pending
 	bool		written;		/* the tables say so already */
 	bool		paused;
 	int			max_running;
+	void		(*apply) (int64 job_id, void *arg);
+	void	   *arg;
 	char		queue[NAMEDATALEN];
 } Pending;
 
@@ -163,6 +166,22 @@ sabot_pending_wakeup(int64 job_id)
 }
 
 /*
+ * sabot_pending_call - have a function change a job's row when this commits
+ *
+ * arg must live until then.
+ */
+void
+sabot_pending_call(int64 job_id, void (*apply) (int64 job_id, void *arg),
+				   void *arg)
+{
+	Pending    *item = add_pending(PENDING_CALL);
+
+	item->job_id = job_id;
+	item->apply = apply;
+	item->arg = arg;
+}
+
+/*
  * sabot_pending_queue - put a queue's settings in force when this commits
  */
 void
@@ -211,6 +230,8 @@ change_rows(int n)
 
 	if (pending[n].kind == PENDING_RESUME)
 		sabot_job_resume_waiting(job_id);
+	else if (pending[n].kind == PENDING_CALL)
+		pending[n].apply(job_id, pending[n].arg);
 	else if (pending[n].kind == PENDING_INTERRUPT && !pending[n].written)
 	{
 		signaled = sabot_job_interrupt_row(job_id, pending[n].reason);
@@ -327,10 +348,11 @@ refuse_prepare(void)
 	for (int i = 0; i < npending; i++)
 		if (pending[i].kind == PENDING_INTERRUPT ||
 			pending[i].kind == PENDING_RESUME ||
+			pending[i].kind == PENDING_CALL ||
 			pending[i].kind == PENDING_QUEUE)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("cannot PREPARE a transaction that has cancelled or paused jobs or changed queues")));
+					 errmsg("cannot PREPARE a transaction that has cancelled or paused jobs or changed queues or schedules")));
 }
 
 /*

@@ -37,7 +37,8 @@ PG_FUNCTION_INFO_V1(sabot_purge);
  * Those of a role and roles it is a member of, or all with InvalidOid.  What
  * finished before *since is left out, and *since moved on: the rows that steps
  * before deleted are still in the way while somebody holds an old snapshot.
- * What has a parent is kept as long as that is, and goes with it.
+ * What has a parent is kept as long as that is, and goes with it; of the runs
+ * of a schedule that holds for the last one, as it says how that fares.
  * Inside a transaction of sabot's own.  Returns how many.
  */
 static int
@@ -56,16 +57,21 @@ purge_step(TimestampTz before, TimestampTz *since, Oid role)
 			  " AND h.finished_at >= $5"
 			  " AND (h.parent_id IS NULL OR NOT EXISTS"
 			  "  (SELECT FROM sabot.job p WHERE p.job_id = h.parent_id UNION ALL"
-			  "   SELECT FROM sabot.job_history p WHERE p.job_id = h.parent_id))"
+			  "   SELECT FROM sabot.job_history p WHERE p.job_id = h.parent_id)"
+			  "  OR (h.kind IN ('run', 'graph') AND NOT EXISTS"
+			  "   (SELECT FROM sabot.job_schedule s WHERE s.run_id = h.job_id)))"
 			  " AND ($3 OR (h.home = $4 AND pg_has_role($2, h.owner, 'USAGE')))"
 			  " ORDER BY h.finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
 			  " RETURNING job_id, finished_at), c AS ("
-			  "DELETE FROM sabot.job_history WHERE parent_id IN (SELECT job_id FROM d)"
+			  "DELETE FROM sabot.job_history WHERE parent_id IN (SELECT job_id FROM d"
+			  " UNION ALL SELECT g.job_id FROM sabot.job_history g"
+			  "  WHERE g.kind = 'graph' AND g.parent_id IN (SELECT job_id FROM d))"
 			  " RETURNING job_id), a AS ("
 			  "SELECT job_id FROM d UNION SELECT job_id FROM c), l AS ("
 			  "DELETE FROM sabot.job_attempt_log WHERE job_id IN (SELECT job_id FROM a)), w AS ("
 			  "DELETE FROM sabot.job_dependency WHERE depends_on IN (SELECT job_id FROM a)), u AS ("
-			  "DELETE FROM sabot.job_units WHERE job_id IN (SELECT job_id FROM a))"
+			  "DELETE FROM sabot.job_units WHERE job_id IN (SELECT job_id FROM a)), s AS ("
+			  "DELETE FROM sabot.job_schedule WHERE job_id IN (SELECT job_id FROM a))"
 			  " SELECT (SELECT array_agg(job_id) FROM a), max(finished_at) FROM d",
 			  5, types, values, NULL, 0);
 	purged = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,

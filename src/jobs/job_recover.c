@@ -35,6 +35,12 @@
 /* Pairs that are looked at; the pool has no more. */
 #define MAX_PAIRS	4096
 
+/*
+ * A schedule whose role no agent can be is tried again no sooner than after
+ * this, in ms, however often it is due.
+ */
+#define SCHEDULE_RETRY_MS 2000
+
 static MemoryContext probe_context = NULL;
 
 /*
@@ -192,17 +198,17 @@ why_no_agent(Oid roleid)
 /*
  * fail_some - fail up to 1000 open jobs of a role that wait for a crew
  *
- * Returns how many there were.
+ * Schedules only if the role is gone for good.  Returns how many there were.
  */
 static int
-fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
+fail_some(Oid owner, SabotCrew crew, bool is_gone, const char *sqlstate,
 		  const char *message, const char *hint)
 {
-	Oid			types[] = {OIDOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID};
+	Oid			types[] = {OIDOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID};
 	Datum		values[] = {ObjectIdGetDatum(owner), 0,
 		CStringGetTextDatum(sqlstate), CStringGetTextDatum(message),
 		CStringGetTextDatum(hint),
-	BoolGetDatum(crew == SABOT_LLM_WORKERS)};
+	BoolGetDatum(crew == SABOT_LLM_WORKERS), BoolGetDatum(is_gone)};
 	SabotOwn	own;
 	ErrorData	error = {.message = unconstify(char *, message)};
 	SabotEnd	end = {.state = SABOT_JOB_FAILED,.error = &error};
@@ -216,7 +222,8 @@ fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
 	values[1] = Int64GetDatum(sabot_catalog(false)->home);
 	n = sabot_spi("WITH d AS (DELETE FROM sabot.job WHERE job_id IN"
 				  " (SELECT j.job_id FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
-				  " AND (j.queue = '" SABOT_LLM_QUEUE "') = $6 AND j.kind <> 'graph'"
+				  " AND (j.queue = '" SABOT_LLM_QUEUE "') = $6"
+				  " AND j.kind <> 'graph' AND (j.kind <> 'schedule' OR $7)"
 				  " AND (j.state = 'queued' OR (j.state = 'scheduled' AND j.run_after <= clock_timestamp()))"
 				  " LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING *)"
 				  " INSERT INTO sabot.job_history (job_id, parent_id, kind, name, owner, owner_name,"
@@ -229,7 +236,7 @@ fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
 				  " asked_atomic, keep_rows, submitted_at, run_after, retry_delay, timeout, command, params, settings,"
 				  " dedup_key, notify, depends_on, on_failure, started_at, $3, $4, $5,"
 				  " clock_timestamp() FROM d RETURNING job_id, name, notify, parent_id, on_failure",
-				  6, types, values, NULL, 0);
+				  7, types, values, NULL, 0);
 	rows = SPI_tuptable;
 	ids = MemoryContextAlloc(probe_context, sizeof(int64) * Max(n, 1));
 	for (int i = 0; i < n; i++)
@@ -258,15 +265,15 @@ fail_some(Oid owner, SabotCrew crew, const char *sqlstate,
 }
 
 /*
- * see_to_graphs - see to the graphs of a role that wait for an agent, of which
- * there will be none
+ * see_to_all - see to the graphs or schedules of a role that wait for an
+ * agent, of which there will be none
  */
 static void
-see_to_graphs(Oid owner)
+see_to_all(Oid owner, const char *kind)
 {
-	Oid			types[] = {OIDOID, INT8OID};
-	Datum		values[] = {ObjectIdGetDatum(owner), 0};
-	List	   *graphs = NIL;
+	Oid			types[] = {OIDOID, INT8OID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(owner), 0, CStringGetTextDatum(kind)};
+	List	   *jobs = NIL;
 	SabotOwn	own;
 	ListCell   *lc;
 	int			n;
@@ -274,59 +281,113 @@ see_to_graphs(Oid owner)
 	sabot_own_start_transaction(&own);
 	values[1] = Int64GetDatum(sabot_catalog(false)->home);
 	n = sabot_spi("SELECT job_id FROM sabot.job WHERE owner = $1 AND home = $2"
-				  " AND kind = 'graph' AND (state = 'queued'"
+				  " AND kind = $3 AND (state = 'queued'"
 				  " OR (state = 'scheduled' AND run_after <= clock_timestamp()))",
-				  2, types, values, NULL, 0);
+				  3, types, values, NULL, 0);
 	for (int i = 0; i < n; i++)
 	{
 		bool		isnull;
 		int64		job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
 														 SPI_tuptable->tupdesc, 1, &isnull));
 		MemoryContext old = MemoryContextSwitchTo(probe_context);
-		SabotJob   *graph = sabot_job_read(job_id);
+		SabotJob   *job = sabot_job_read(job_id);
 
-		if (graph != NULL)
-			graphs = lappend(graphs, graph);
+		if (job != NULL)
+			jobs = lappend(jobs, job);
 		MemoryContextSwitchTo(old);
 	}
 	sabot_own_commit_transaction(&own);
-	foreach(lc, graphs)
-		sabot_graph_run(lfirst(lc));
+	foreach(lc, jobs)
+	{
+		const SabotJob *job = lfirst(lc);
+
+		if (job->is_graph)
+			sabot_graph_run(job);
+		else
+			sabot_schedule_run(job);
+	}
+}
+
+/*
+ * role_exists - whether there is a role
+ *
+ * In no transaction.
+ */
+static bool
+role_exists(Oid roleid)
+{
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(roleid));
+	CommitTransactionCommand();
+	return exists;
 }
 
 /*
  * fail_all - fail all open jobs of a role that wait for a crew
  *
- * Until none has come while we looked for them: nobody else would.
+ * Until none has come while we looked for them: nobody else would.  A schedule
+ * goes on, unless its role is gone: it begins its run, which fails.
  */
 static void
 fail_all(SabotPairKey key, int sqlstate, const char *message,
 		 const char *hint)
 {
+	bool		is_gone = !role_exists(key.roleid);
 	uint64		wake_seq;
 
+	if (!is_gone && key.crew == SABOT_AGENTS)
+		see_to_all(key.roleid, "schedule");
 	do
 	{
 		wake_seq = sabot_pool_wake_seq(key);
-		while (fail_some(key.roleid, key.crew, unpack_sql_state(sqlstate),
-						 message, hint) > 0)
+		while (fail_some(key.roleid, key.crew, is_gone,
+						 unpack_sql_state(sqlstate), message, hint) > 0)
 			CHECK_FOR_INTERRUPTS();
 		if (key.crew == SABOT_AGENTS)
-			see_to_graphs(key.roleid);
+			see_to_all(key.roleid, "graph");
 		CHECK_FOR_INTERRUPTS();
 	} while (!sabot_pool_forgive_pair(key, wake_seq));
 }
 
 /*
- * remember_due - have the jobs of a role looked at when the next one is due
+ * put_off_schedules - have schedules of a role that are due again wait like
+ * those that are not
+ */
+static void
+put_off_schedules(Oid owner)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[2];
+	SabotOwn	own;
+
+	sabot_own_start_transaction(&own);
+	values[0] = ObjectIdGetDatum(owner);
+	values[1] = Int64GetDatum(sabot_catalog(false)->home);
+	sabot_spi("UPDATE sabot.job SET state = 'scheduled' WHERE state = 'queued'"
+			  " AND owner = $1 AND home = $2 AND run_after IS NOT NULL"
+			  " AND kind = 'schedule'",
+			  2, types, values, NULL, 0);
+	sabot_own_commit_transaction(&own);
+}
+
+/*
+ * remember_due - have the jobs of a role looked at when the next one is due,
+ * or some time from now if one is
  *
  * Those that wait for their time were spared: the reason may be gone by then.
  */
 static void
 remember_due(Oid owner)
 {
-	TimestampTz due = sabot_refill_next_due(owner, DT_NOBEGIN);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz due;
 
+	put_off_schedules(owner);
+	due = sabot_refill_next_due(owner, DT_NOBEGIN);
+	if (due != 0 && due <= now)
+		due = TimestampTzPlusMilliseconds(now, SCHEDULE_RETRY_MS);
 	if (due != 0 &&
 		sabot_pool_prepare_pair(sabot_pair(owner, SABOT_AGENTS), false))
 		sabot_pool_wake(sabot_pair(owner, SABOT_AGENTS), 0, due);

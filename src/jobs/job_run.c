@@ -532,6 +532,8 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 			settle_cut_off(job);
 		else if (job != NULL && job->is_graph)
 			sabot_graph_run(job);
+		else if (job != NULL && job->is_schedule)
+			sabot_schedule_run(job);
 		else if (job != NULL &&
 				 (is_met || sabot_depend_verify(job)))
 			run_loaded(job, entry);

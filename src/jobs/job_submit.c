@@ -151,6 +151,37 @@ insert_jobs(SabotSubmission *s, const char *sql, const Oid *types, int64 **ids)
 }
 
 /*
+ * sabot_submission_fill - the columns of sabot.job for a submission, but for
+ * the id
+ *
+ * values and isnull have JOB_NCOLUMNS elements.
+ */
+void
+sabot_submission_fill(const SabotSubmission *s, Datum *values, bool *isnull)
+{
+	static const int column_of[P_NVALUES] = {
+		JOB_NAME, JOB_OWNER, JOB_OWNER_NAME, JOB_HOME, JOB_QUEUE,
+		JOB_PRIORITY, JOB_STATE, JOB_MAX_ATTEMPTS, JOB_ATOMIC, JOB_KEEP_ROWS,
+		JOB_SUBMITTED_AT, JOB_RUN_AFTER, JOB_RETRY_DELAY, JOB_TIMEOUT,
+		JOB_SETTINGS, JOB_DEDUP_KEY, JOB_NOTIFY, JOB_COMMAND, JOB_PARAMS,
+		JOB_KIND, JOB_DEPENDS_ON, JOB_PARENT_ID, JOB_ON_FAILURE
+	};
+
+	memset(values, 0, sizeof(Datum) * JOB_NCOLUMNS);
+	memset(isnull, true, sizeof(bool) * JOB_NCOLUMNS);
+	for (int i = 0; i < P_NVALUES; i++)
+	{
+		values[column_of[i]] = s->values[i];
+		isnull[column_of[i]] = s->nulls[i] != ' ';
+	}
+	values[JOB_ASKED_ATOMIC] = s->values[P_ATOMIC];
+	isnull[JOB_ASKED_ATOMIC] = s->nulls[P_ATOMIC] != ' ';
+	values[JOB_STATE] = ObjectIdGetDatum(sabot_catalog(false)->states[s->state]);
+	isnull[JOB_STATE] = false;
+	isnull[JOB_ATTEMPT] = isnull[JOB_LOSSES] = isnull[JOB_FREE_RETRIES] = false;
+}
+
+/*
  * sabot_submission_insert - insert the one job of a submission without SQL;
  * returns its id
  *
@@ -160,30 +191,14 @@ insert_jobs(SabotSubmission *s, const char *sql, const Oid *types, int64 **ids)
 int64
 sabot_submission_insert(SabotSubmission *s)
 {
-	static const int column_of[P_NVALUES] = {
-		JOB_NAME, JOB_OWNER, JOB_OWNER_NAME, JOB_HOME, JOB_QUEUE,
-		JOB_PRIORITY, JOB_STATE, JOB_MAX_ATTEMPTS, JOB_ATOMIC, JOB_KEEP_ROWS,
-		JOB_SUBMITTED_AT, JOB_RUN_AFTER, JOB_RETRY_DELAY, JOB_TIMEOUT,
-		JOB_SETTINGS, JOB_DEDUP_KEY, JOB_NOTIFY, JOB_COMMAND, JOB_PARAMS,
-		JOB_KIND, JOB_DEPENDS_ON, JOB_PARENT_ID, JOB_ON_FAILURE
-	};
 	const SabotCatalog *cat = sabot_catalog(false);
-	Datum		values[JOB_NCOLUMNS] = {0};
+	Datum		values[JOB_NCOLUMNS];
 	bool		isnull[JOB_NCOLUMNS];
 	int64		job_id = nextval_internal(cat->sequence, false);
 
-	memset(isnull, true, sizeof(isnull));
-	for (int i = 0; i < P_NVALUES; i++)
-	{
-		values[column_of[i]] = s->values[i];
-		isnull[column_of[i]] = s->nulls[i] != ' ';
-	}
-	values[JOB_ASKED_ATOMIC] = s->values[P_ATOMIC];
-	isnull[JOB_ASKED_ATOMIC] = s->nulls[P_ATOMIC] != ' ';
+	sabot_submission_fill(s, values, isnull);
 	values[JOB_ID] = Int64GetDatum(job_id);
-	values[JOB_STATE] = ObjectIdGetDatum(cat->states[s->state]);
-	isnull[JOB_ID] = isnull[JOB_STATE] = false;
-	isnull[JOB_ATTEMPT] = isnull[JOB_LOSSES] = isnull[JOB_FREE_RETRIES] = false;
+	isnull[JOB_ID] = false;
 	sabot_job_insert_row(cat->job, values, isnull);
 	note_submitted(s, job_id);
 	return job_id;
@@ -272,7 +287,6 @@ sabot_submit_job(PG_FUNCTION_ARGS)
 	bool		inserted;
 
 	sabot_submission_begin(&s, "sabot.submit_job()");
-	refuse_later_feature(fcinfo, 7, "schedule");
 	refuse_later_feature(fcinfo, 8, "over");
 	refuse_later_feature(fcinfo, 9, "pieces");
 	refuse_later_feature(fcinfo, 10, "piece_pause");
@@ -288,6 +302,8 @@ sabot_submit_job(PG_FUNCTION_ARGS)
 	sabot_submission_check_command(required_command(fcinfo, 0), params);
 	sabot_submission_set_arg(&s, P_COMMAND, fcinfo, 0);
 	sabot_submission_set_arg(&s, P_PARAMS, fcinfo, 1);
+	if (!PG_ARGISNULL(7))
+		PG_RETURN_INT64(sabot_schedule_submit(&s, PG_GETARG_TEXT_PP(7), NULL));
 	PG_RETURN_INT64(sabot_submission_insert_once(&s, &inserted));
 }
 

@@ -89,8 +89,15 @@ extern void sabot_submission_check_command(char *command, Jsonb *params);
 extern void sabot_submission_require_array(Jsonb *params, const char *what);
 
 /* in job_submit.c */
+extern void sabot_submission_fill(const SabotSubmission *s, Datum *values,
+								  bool *isnull);
 extern int64 sabot_submission_insert(SabotSubmission *s);
 extern int64 sabot_submission_insert_once(SabotSubmission *s, bool *inserted);
+
+/* in job_schedule_submit.c, job_graph.c */
+extern int64 sabot_schedule_submit(SabotSubmission *s, text *schedule,
+								   Jsonb *graph);
+extern int64 sabot_graph_insert_run(SabotSubmission *s, Jsonb *json);
 
 /* in job_depend_submit.c */
 extern void sabot_submission_depends_on(SabotSubmission *s, ArrayType *jobs);

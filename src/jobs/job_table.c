@@ -89,6 +89,18 @@ fill_depends_on(SabotJob *job, ArrayType *ids)
 }
 
 /*
+ * sabot_kind_is - whether a value of the column "kind" is that one
+ */
+bool
+sabot_kind_is(Datum kind, const char *name)
+{
+	const void *value = DatumGetPointer(kind);
+
+	return VARSIZE_ANY_EXHDR(value) == strlen(name) &&
+		memcmp(VARDATA_ANY(value), name, strlen(name)) == 0;
+}
+
+/*
  * fill_job - a SabotJob from the values of a row
  */
 static SabotJob *
@@ -128,8 +140,8 @@ fill_job(Datum *v, bool *isnull)
 	job->notify = text_or_null(JOB_NOTIFY);
 	job->parent_id = isnull[JOB_PARENT_ID] ? 0 :
 		DatumGetInt64(v[JOB_PARENT_ID]);
-	job->is_graph = VARSIZE_ANY_EXHDR(DatumGetPointer(v[JOB_KIND])) ==
-		strlen("graph") && strcmp(TextDatumGetCString(v[JOB_KIND]), "graph") == 0;
+	job->is_graph = sabot_kind_is(v[JOB_KIND], "graph");
+	job->is_schedule = sabot_kind_is(v[JOB_KIND], "schedule");
 	job->on_failure = text_or_null(JOB_ON_FAILURE);
 	job->reason = text_or_null(JOB_REASON);
 	job->sqlstate = text_or_null(JOB_SQLSTATE);

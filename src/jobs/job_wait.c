@@ -227,6 +227,19 @@ raise_end(int64 job_id, const SabotJobLook *look)
 }
 
 /*
+ * raise_schedule - raise 55000: a schedule never completes
+ */
+static void
+raise_schedule(int64 job_id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot wait for job %lld: it is a schedule, which never completes",
+					(long long) job_id),
+			 errhint("Wait for one of its runs, which are in sabot.job_task.")));
+}
+
+/*
  * is_completed - look at a job; true if it is completed
  *
  * Raises its end if it came to another one, 55000 if it is paused, 42704 if
@@ -242,6 +255,8 @@ is_completed(int64 job_id, SabotJobLook *look)
 		return true;
 	if (look->finished || look->copied || look->state == SABOT_JOB_PAUSED)
 		raise_end(job_id, look);
+	if (look->is_schedule)
+		raise_schedule(job_id);
 	return false;
 }
 
@@ -486,7 +501,7 @@ run_call(FunctionCallInfo fcinfo, int64 *job_ids, int njobs)
  *
  * Returns when the job is completed.  Raises the job's own error if it
  * failed; 57014 if it was canceled or the timeout has passed; 55000 if it was
- * skipped or is paused, is one of this transaction, or waits for this
+ * skipped or is paused, is a schedule, is one of this transaction, or waits for this
  * session; 53000 if all agents wait; 42704 if there is none for the caller.
  */
 Datum

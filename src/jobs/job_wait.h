@@ -32,6 +32,7 @@ typedef struct SabotJobLook
 	bool		copied;			/* it belongs to another database */
 	bool		ours;			/* this transaction has put it there */
 	bool		is_graph;
+	bool		is_schedule;
 	TimestampTz run_after;		/* 0 if none */
 	char	   *queue;
 

@@ -49,6 +49,7 @@ typedef struct SabotJob
 	int64		job_id;
 	int64		parent_id;		/* 0 if none */
 	bool		is_graph;
+	bool		is_schedule;
 	Oid			owner;
 	char	   *owner_name;
 	char	   *name;			/* or NULL */
@@ -226,6 +227,7 @@ extern void sabot_job_notify(const SabotJob *job, SabotJobState state);
 extern int64 sabot_interval_ms(const Interval *interval);
 extern Datum sabot_job_ids(const int64 *ids, int n);
 extern int	sabot_compare_job_ids(const void *a, const void *b);
+extern bool sabot_kind_is(Datum kind, const char *name);
 
 /* in job_settings.c */
 extern ArrayType *sabot_settings_capture(void);
@@ -381,6 +383,9 @@ extern void sabot_pending_settle(int64 job_id);
 extern void sabot_pending_signal(int64 job_id, SabotInterrupt reason);
 extern void sabot_pending_resume(int64 job_id);
 extern void sabot_pending_wakeup(int64 job_id);
+extern void sabot_pending_call(int64 job_id,
+							   void (*apply) (int64 job_id, void *arg),
+							   void *arg);
 extern bool sabot_submit_is_pending(int64 job_id);
 
 /* in job_depend.c: jobs that wait for jobs */
@@ -408,6 +413,14 @@ extern bool sabot_graph_is_running(int64 job_id);
 extern void sabot_job_resume_waiting(int64 job_id);
 extern bool sabot_graph_requeue(int64 job_id);
 
+/* in job_schedule.c, job_schedule_submit.c */
+extern void sabot_schedule_run(const SabotJob *job);
+extern bool sabot_schedule_interrupt(int64 job_id, SabotInterrupt reason);
+extern bool sabot_schedule_resume(int64 job_id);
+extern bool sabot_schedule_requeue(int64 job_id);
+extern int	sabot_spi_latest(const char *sql, int nargs, const Oid *types,
+							 Datum *values);
+
 /* in job_wait.c */
 extern Size sabot_wait_shmem_size(void);
 extern void sabot_wait_shmem_init(void);
@@ -424,8 +437,10 @@ typedef struct SabotFoundJob
 {
 	bool		open;			/* in sabot.job, not in history */
 	bool		is_graph;
+	bool		is_schedule;
 	bool		waits;			/* it depends on others */
 	int64		graph_id;		/* whose task it is, 0 = none */
+	bool		is_run;			/* of a schedule, and no task */
 	bool		paused_by_owner;	/* and not by itself */
 	int64		home;
 	char	   *state;

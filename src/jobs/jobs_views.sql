@@ -107,7 +107,7 @@ CREATE VIEW open_job AS
 			THEN j.reason ELSE 'paused' END AS reason,
 		j.sqlstate, j.error, q.paused AS queue_paused,
 		q.max_running AS queue_limit,
-		CASE WHEN j.kind = 'graph' THEN
+		CASE WHEN j.kind IN ('graph', 'schedule') THEN
 			ARRAY(SELECT t.job_id FROM job AS t
 				WHERE t.parent_id = j.job_id ORDER BY t.job_id)
 			WHEN j.state = 'blocked' THEN
@@ -155,8 +155,14 @@ CREATE VIEW any_job WITH (security_barrier) AS
 			j.attempt, j.max_attempts, j.losses, j.atomic, j.pid, j.command,
 			j.submitted_at, j.run_after, j.started_at,
 			NULL::timestamptz AS finished_at, NULL::text AS command_tag,
-			NULL::bigint AS row_count, NULL::text[] AS notices, j.sqlstate,
-			j.error, NULL::text AS error_detail, NULL::text AS error_hint,
+			NULL::bigint AS row_count, NULL::text[] AS notices,
+			CASE WHEN j.kind = 'schedule' THEN (SELECT h.sqlstate
+				FROM job_schedule AS s JOIN job_history AS h ON h.job_id = s.run_id
+				WHERE s.job_id = j.job_id) ELSE j.sqlstate END AS sqlstate,
+			CASE WHEN j.kind = 'schedule' THEN (SELECT h.error
+				FROM job_schedule AS s JOIN job_history AS h ON h.job_id = s.run_id
+				WHERE s.job_id = j.job_id) ELSE j.error END AS error,
+			NULL::text AS error_detail, NULL::text AS error_hint,
 			NULL::text AS error_context, NULL::integer AS error_statement,
 			NULL::integer AS error_position
 		FROM open_job AS j
@@ -201,7 +207,8 @@ COMMENT ON COLUMN job_status.atomic IS
 COMMENT ON COLUMN job_status.pid IS 'process of the agent that runs or ran it';
 COMMENT ON COLUMN job_status.command IS
 	'NULL, like notices and errors, for who may only watch the job';
-COMMENT ON COLUMN job_status.sqlstate IS 'of its last attempt, if that failed';
+COMMENT ON COLUMN job_status.sqlstate IS 
+	'of its last attempt, or of a schedule''s last run, if that failed';
 COMMENT ON COLUMN job_status.error_statement IS
 	'number of the statement that failed, from 1';
 COMMENT ON COLUMN job_status.error_position IS
@@ -260,7 +267,8 @@ CREATE VIEW job_progress AS
 					END AS rows,
 					min(t.started_at) AS started_at
 				FROM job_task AS t
-				WHERE t.parent_id = j.job_id AND j.kind <> 'job') AS n) AS p;
+				WHERE t.parent_id = j.job_id
+					AND j.kind NOT IN ('job', 'schedule')) AS n) AS p;
 
 COMMENT ON VIEW job_progress IS
 	'how far each job is, counted in its children, its items, or as one unit if it has neither';
