@@ -214,13 +214,21 @@ parse_reply(const SabotReply *reply, SabotAnswer *answer)
 }
 
 /*
+ * model_of - the model that was asked, or NULL
+ */
+static const char *
+model_of(const Reading *reading)
+{
+	return reading->spec ? reading->spec->model : reading->model;
+}
+
+/*
  * read_reply - the verdict on a reply; a whole one is read by reader
  */
 static void
 read_reply(const SabotReply *reply, Reading *reading, Reader reader)
 {
 	SabotAnswer *answer = reading->answer;
-	const char *model = reading->spec ? reading->spec->model : reading->model;
 	cJSON	   *json;
 
 	memset(answer, 0, sizeof(*answer));
@@ -228,7 +236,8 @@ read_reply(const SabotReply *reply, Reading *reading, Reader reader)
 	answer->load_ms = answer->queue_ms = answer->output_ms = -1;
 	answer->prompt_tokens = answer->output_tokens = -1;
 
-	if (!sabot_verdict_delivered(reading->endpoint, model, reply, answer))
+	if (!sabot_verdict_delivered(reading->endpoint, model_of(reading),
+								 reply, answer))
 		return;
 	json = parse_reply(reply, answer);
 	if (json == NULL)
@@ -240,7 +249,7 @@ read_reply(const SabotReply *reply, Reading *reading, Reader reader)
 		sabot_json_string(error, "message") : cJSON_GetStringValue(error);
 
 		if (error != NULL && !cJSON_IsNull(error))
-			sabot_verdict_words(reading->endpoint, model,
+			sabot_verdict_words(reading->endpoint, model_of(reading),
 								words == NULL ? "unknown" : words, answer);
 		else
 			reader(json, reading);
