@@ -160,6 +160,17 @@ COMMIT;
 SELECT pg_temp.finish(:job);
 SELECT sabot.submit_job('SELECT', depends_on => ARRAY[:first]) AS job \gset
 SELECT sabot.job_state(:job);
+-- Savepoints: what is rolled back leaves nothing, what is not waits.
+SELECT sabot.submit_job('SELECT 1/0', queue => 'held', run_after => clock_timestamp() + interval '0.2 s') AS first \gset
+BEGIN;
+SAVEPOINT s;
+SELECT sabot.submit_job('SELECT', depends_on => ARRAY[:first]) AS gone \gset
+ROLLBACK TO s;
+SELECT sabot.submit_job('SELECT', depends_on => ARRAY[:first]) AS job \gset
+RELEASE s;
+COMMIT;
+SELECT count(*) FROM sabot.job_dependency WHERE job_id = :gone;
+SELECT pg_temp.finish(:job);
 -- On a graph, and on a task that has failed though its graph went on.
 SELECT sabot.submit_graph(jsonb_build_array(sabot.graph_task('a', 'SELECT 1/0', on_failure => 'continue'))) AS graph \gset
 SELECT sabot.submit_job('SELECT', depends_on => ARRAY[:graph]) AS job,

@@ -56,9 +56,33 @@ is( sql($node,
 	'0',
 	'there was no deadlock');
 
+# Jobs that others wait for are not run in groups, the others are; and what is
+# run in a group while somebody comes to depend on it is waited for.
+
+sql($node, 'ALTER ROLE CURRENT_USER SET sabot.group_commit = 50; SELECT FROM sabot.stop_agents()');
+sql($node, <<'SQL');
+CREATE TABLE effect (n int);
+DO $$
+DECLARE
+	jobs bigint[];
+BEGIN
+	FOR i IN 1 .. 10 LOOP
+		jobs := sabot.submit_jobs(array_fill('INSERT INTO effect VALUES (1)'::text, '{50}'));
+		COMMIT;
+		PERFORM sabot.submit_job(format('INSERT INTO effect SELECT -1 FROM sabot.job_status WHERE job_id = %s AND finished_at IS NULL', job),
+			depends_on => ARRAY[job]) FROM unnest(jobs) AS job;
+		COMMIT;
+	END LOOP;
+END $$;
+SQL
+poll($node, 'SELECT count(*) FROM sabot.job_status WHERE finished_at IS NULL',
+	'0', 'jobs in groups, and what depends on them, end');
+is(sql($node, 'SELECT n, count(*) FROM effect GROUP BY n'),
+	'1|500', 'in their order');
+sql($node, 'ALTER ROLE CURRENT_USER RESET sabot.group_commit; SELECT FROM sabot.stop_agents()');
+
 # A graph is out of time while its own tasks keep all agents.
 
-sql($node, 'SELECT FROM sabot.stop_agents()');
 set_conf($node, 'sabot.pool_size' => 1);
 my $graph = sql($node, <<'SQL');
 SELECT sabot.submit_graph(jsonb_build_array(
