@@ -200,6 +200,20 @@ DROP ROLE graph_other;
 SELECT sabot.submit_graph(jsonb_build_array(sabot.graph_task('a', format($$DO 'BEGIN CALL sabot.wait_for_job(%s); END'$$, last_value + 1)))) AS graph FROM sabot.job_job_id_seq \gset
 SELECT pg_temp.finish(:graph);
 SELECT sqlstate, error FROM sabot.job_task WHERE parent_id = :graph;
+-- A deadline is kept by the agent that runs a task, also as the graph's row is
+-- about to be changed by another one.
+DO $$
+BEGIN
+	FOR i IN 1..12 LOOP
+		PERFORM sabot.submit_graph(jsonb_build_array(sabot.graph_task('a', 'SELECT pg_sleep(60)')),
+			name => 'late', timeout => '50 ms') FROM generate_series(1, 3);
+		COMMIT;
+		PERFORM pg_sleep(0.06);
+	END LOOP;
+END
+$$;
+SELECT count(pg_temp.finish(job_id)) FROM sabot.job_status WHERE name = 'late';
+SELECT state, error, count(*) FROM sabot.job_status WHERE name = 'late' GROUP BY 1, 2;
 -- Tasks go with their graph.
 SELECT sabot.purge('0') > 0 AS purged;
 SELECT count(*) FROM sabot.job_history;

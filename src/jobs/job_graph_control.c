@@ -205,7 +205,7 @@ bool
 sabot_graph_interrupt(int64 job_id, SabotInterrupt reason)
 {
 	Relation	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
-	SabotJob   *graph = sabot_job_read(job_id);
+	SabotJob   *graph = sabot_row_read(rel, job_id);
 	bool		is_graph = graph != NULL && graph->is_graph;
 
 	if (is_graph && reason == SABOT_INTERRUPT_CANCEL)
@@ -257,8 +257,10 @@ is_late(const SabotJob *graph)
 TimestampTz
 sabot_graph_deadline(int64 graph_id)
 {
-	const SabotJob *graph = sabot_job_read(graph_id);
+	Relation	rel = table_open(sabot_catalog(false)->job, AccessShareLock);
+	const SabotJob *graph = sabot_row_read(rel, graph_id);
 
+	table_close(rel, AccessShareLock);
 	return graph != NULL && graph->is_graph && graph->timeout_ms > 0 ?
 		graph->run_after : 0;
 }
@@ -278,7 +280,7 @@ sabot_graph_out_of_time(int64 graph_id)
 
 	sabot_own_start_transaction(&own);
 	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
-	graph = sabot_job_read(graph_id);
+	graph = sabot_row_read(rel, graph_id);
 	if (graph != NULL && graph->is_graph && is_late(graph))
 		time_out(rel, graph);
 	table_close(rel, NoLock);

@@ -28,6 +28,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "executor/executor.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -138,6 +139,52 @@ sabot_row_children(Relation rel, int64 job_id)
 
 	return result == SABOT_ROW_OPEN ? result :
 		strongest_presence(rel, index, job_id);
+}
+
+/*
+ * writer_of_row - a transaction that is about to insert, replace or delete a
+ * job's row, or InvalidTransactionId
+ */
+static TransactionId
+writer_of_row(Relation rel, int64 job_id)
+{
+	Relation	index = index_open(sabot_catalog(false)->job_pkey,
+								   AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	SnapshotData dirty;
+	IndexScanDesc scan = scan_begin(rel, index, job_id, &dirty);
+	TransactionId xid = InvalidTransactionId;
+
+	while (!TransactionIdIsValid(xid) &&
+		   index_getnext_slot(scan, ForwardScanDirection, slot))
+		xid = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	return xid;
+}
+
+/*
+ * sabot_row_read - sabot_job_read() for who needs to know: waits for those that
+ * are about to change the row
+ *
+ * Locks nothing, so that what is to be locked before the row can be.
+ */
+SabotJob *
+sabot_row_read(Relation rel, int64 job_id)
+{
+	for (;;)
+	{
+		SabotJob   *job = sabot_job_read(job_id);
+		TransactionId xid;
+
+		if (job != NULL)
+			return job;
+		xid = writer_of_row(rel, job_id);
+		if (!TransactionIdIsValid(xid))
+			return sabot_job_read(job_id);
+		XactLockTableWait(xid, NULL, NULL, XLTW_None);
+	}
 }
 
 /*

@@ -27,6 +27,7 @@ typedef enum SabotPresence
 
 extern SabotPresence sabot_row_presence(Relation rel, int64 job_id);
 extern SabotPresence sabot_row_children(Relation rel, int64 job_id);
+extern SabotJob *sabot_row_read(Relation rel, int64 job_id);
 extern HeapTuple sabot_row_lock(Relation rel, int64 job_id,
 								LockTupleMode mode);
 extern bool sabot_row_try_lock(Relation rel, int64 job_id,

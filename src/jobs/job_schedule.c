@@ -355,7 +355,7 @@ bool
 sabot_schedule_interrupt(int64 job_id, SabotInterrupt reason)
 {
 	Relation	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
-	SabotJob   *job = sabot_job_read(job_id);
+	SabotJob   *job = sabot_row_read(rel, job_id);
 	bool		is_schedule = job != NULL && job->is_schedule;
 	HeapTuple	tuple;
 
@@ -391,7 +391,7 @@ sabot_schedule_resume(int64 job_id)
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);
 	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
-	job = sabot_job_read(job_id);
+	job = sabot_row_read(rel, job_id);
 	is_schedule = job != NULL && job->is_schedule;
 	tuple = is_schedule ?
 		sabot_row_lock(rel, job_id, LockTupleNoKeyExclusive) : NULL;
