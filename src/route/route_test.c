@@ -291,13 +291,33 @@ test_with(Oid roleid)
 	return took_part;
 }
 
+static bool testing = false;	/* our note says so */
+
 /*
  * remove_note - callback at exit: a prober that is told to exit is no failure
  */
 static void
 remove_note(int code, Datum arg)
 {
-	leave_note(false);
+	if (testing)
+		leave_note(false);
+}
+
+/*
+ * set_testing - note that the test is under way, or is not anymore
+ *
+ * The callback stays: what the test runs has registered its own after it.
+ */
+static void
+set_testing(bool on)
+{
+	static bool exit_registered = false;
+
+	if (!exit_registered)
+		before_shmem_exit(remove_note, 0);
+	exit_registered = true;
+	testing = on;
+	leave_note(on);
 }
 
 /*
@@ -351,10 +371,9 @@ sabot_route_test(void)
 		roleid = await_agent(InvalidOid);
 	if (!OidIsValid(roleid))
 		return;
-	before_shmem_exit(remove_note, 0);
 	PG_TRY();
 	{
-		leave_note(true);
+		set_testing(true);
 		if (test_with(roleid))
 			set_trust(ROUTE_TRUSTED);
 	}
@@ -363,6 +382,5 @@ sabot_route_test(void)
 		report_failure(context, began_at);
 	}
 	PG_END_TRY();
-	cancel_before_shmem_exit(remove_note, 0);
-	leave_note(false);
+	set_testing(false);
 }
