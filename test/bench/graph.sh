@@ -52,7 +52,7 @@ dispatch_ms()
 row_21()
 {
 	local i graph single dispatch share
-	local graphs=() singles=() dispatches=()
+	local graphs=() singles=() dispatches=() shares=()
 
 	agents 2 1
 	for ((i = 0; i < rounds; i++)); do
@@ -62,12 +62,13 @@ row_21()
 		singles+=("$single")
 		graphs+=("$graph")
 		dispatches+=("$dispatch")
+		shares+=("$(calc "($graph - $graph_depth * $dispatch) / $single")")
 		progress "row 21: single jobs $single ms, graph $graph ms," \
 			"dispatch $dispatch ms"
 	done
 	single=$(median "${singles[@]}")
 	dispatch=$(median "${dispatches[@]}")
-	share=$(calc "($(median "${graphs[@]}") - $graph_depth * $dispatch) / $single")
+	share=$(median "${shares[@]}")
 	record 21 "graph of $((graph_width * graph_depth)) empty tasks, $graph_width wide, $graph_depth deep, 2 agents" \
 		"$(ms "$(median "${graphs[@]}")")" \
 		"as many waiting single jobs $(ms "$single"), beside $graph_depth × submit → start, p50 $(ms "$dispatch")" \
