@@ -367,7 +367,7 @@ my $pid = wait_until(
 	sub {
 		my $found = sql($node, <<"SQL");
 SELECT pid FROM pg_stat_activity WHERE backend_type = 'sabot llm'
-	AND application_name = 'sabot job $second' AND wait_event = 'Extension'
+	AND application_name = 'sabot job $second' AND wait_event_type = 'Extension'
 SQL
 
 		# It waits there as well just before it stands in line: no matter then.
@@ -375,7 +375,7 @@ SQL
 		return unless $found ne '' && kill('STOP', $found);
 		return $found
 		  if sql($node,
-			"SELECT wait_event FROM pg_stat_activity WHERE pid = $found") eq
+			"SELECT wait_event_type FROM pg_stat_activity WHERE pid = $found") eq
 		  'Extension';
 		kill('CONT', $found);
 		return;
