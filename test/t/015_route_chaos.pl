@@ -52,12 +52,13 @@ CREATE TABLE accepted (job_id bigint, token bigint);
 CREATE TABLE effect (token bigint);
 CREATE INDEX ON effect (token);
 
--- check_count - what plpgsql's own query says
+-- check_count - what plpgsql's own query says; for EXECUTE, unlike := and
+-- SELECT INTO, that may be a parallel one
 CREATE FUNCTION check_count(expected bigint) RETURNS text LANGUAGE plpgsql AS \$\$
 DECLARE
 	n bigint;
 BEGIN
-	n := (SELECT count(pad) FROM big);
+	EXECUTE 'SELECT count(pad) FROM big' INTO n;
 	IF n <> expected THEN
 		RAISE EXCEPTION 'WRONG: % rows', n USING ERRCODE = 'WRONG';
 	END IF;
@@ -69,7 +70,7 @@ CREATE FUNCTION check_error() RETURNS text LANGUAGE plpgsql AS \$\$
 DECLARE
 	n bigint;
 BEGIN
-	n := (SELECT sum(1 / (id - 30000)) FROM big);
+	EXECUTE 'SELECT sum(1 / (id - 30000)) FROM big' INTO n;
 	RETURN 'WRONG: no error';
 EXCEPTION WHEN division_by_zero THEN
 	RETURN 'ok error';
@@ -134,8 +135,7 @@ EXECUTE prepared (500);
 SELECT id FROM big WHERE v < 5 ORDER BY id LIMIT 1 OFFSET 2 \\gset
 \\echo ok rows
 SQL
-my $script = $node->basedir . '/client.sql';
-append_to_file($script, <<"SQL" . $queries x 10);
+my $settings = <<'SQL';
 SET sabot.execution = distributed;
 SET parallel_setup_cost = 0;
 SET parallel_tuple_cost = 0;
@@ -143,6 +143,9 @@ SET min_parallel_table_scan_size = 0;
 SET min_parallel_index_scan_size = 0;
 SET sabot.query_agents = 3;
 SET max_parallel_workers_per_gather = 3;
+SQL
+my $script = $node->basedir . '/client.sql';
+append_to_file($script, $settings . <<"SQL" . $queries x 10);
 PREPARE prepared (int) AS SELECT CASE WHEN count(*) = $nrows - \$1 THEN 'ok prepared'
 	ELSE 'WRONG prepared: ' || count(*) END FROM big WHERE id > \$1;
 SQL
@@ -199,7 +202,10 @@ my ($most_distributed, $hung) = (0, '');
 my $begun = time();
 my $next_kill = $begun + $seconds / 3;
 
-while (time() < $begun + $seconds && $hung eq '')
+# A slow machine has more time to distribute many, but not without end.
+while ($hung eq ''
+	&& (time() < $begun + $seconds
+		|| $most_distributed <= 100 && time() < $begun + $seconds + $hang))
 {
 	my @events = map { [ $kinds[ int(rand(@kinds)) ], rand() ] } 1 .. 10;
 	my $hits = join ', ',
@@ -296,6 +302,26 @@ my ($status, $out, $err) = try_sql($node, slurp_file($script), user => 'alice');
 is($err, '', 'the same queries afterwards: no error');
 is(join("\n", grep { !/^ok / } split /\n/, $out), '', 'and right answers');
 cmp_ok(distributed() - $before, '>', 10, 'which were distributed');
+
+# on_agents(QUERY) - have agents do all of a query; whether some took part
+sub on_agents
+{
+	my ($query) = @_;
+	my $done = 'SELECT coalesce(sum(queries_done), 0) FROM sabot.agent_status';
+	my $was = sql($node, $done);
+
+	sql($node, "$settings SET parallel_leader_participation = off; $query",
+		user => 'alice');
+	# Each is idle again a little after its last row has come.
+	poll($node,
+		"SELECT count(*) FROM sabot.agent_status WHERE state <> 'idle'",
+		'0', "$query: all agents are idle");
+	return sql($node, $done) > $was;
+}
+foreach my $query ("SELECT check_count($nrows)", 'SELECT check_error()')
+{
+	ok(wait_until(sub { on_agents($query) }), "agents take part: $query");
+}
 my $log = slurp_file($node->logfile);
 unlike($log, qr/terminated by signal (?!9\b)\d|PANIC|TRAP|leak/,
 	'the log has no complaint');
