@@ -374,10 +374,10 @@ take_part(void)
  * try_to_attach - map the segment of a task that we have yet to begin
  *
  * Returns false if that cannot be, for want of file handles, say, which is not
- * the session's business either.
+ * the session's business either; it is logged if report says so.
  */
 static bool
-try_to_attach(dsm_handle handle)
+try_to_attach(dsm_handle handle, bool report)
 {
 	MemoryContext context = CurrentMemoryContext;
 
@@ -389,7 +389,8 @@ try_to_attach(dsm_handle handle)
 	{
 		MemoryContextSwitchTo(context);
 		HOLD_INTERRUPTS();
-		EmitErrorReport();
+		if (report)
+			EmitErrorReport();
 		FlushErrorState();
 		segment = dsm_find_mapping(handle);
 		if (segment)
@@ -429,8 +430,11 @@ begin_attached(RouteTask *task, int64 work_id)
 static bool
 begin(RouteTask *task, int64 work_id)
 {
-	while (!try_to_attach(task->segment))
+	bool		report = true;
+
+	while (!try_to_attach(task->segment, report))
 	{
+		report = false;
 		if (!sabot_route_task_is(sabot_my_slot, work_id, ROUTE_TASK_ASSIGNED))
 			return false;
 		(void) WaitLatch(MyLatch,
@@ -484,7 +488,7 @@ leave(int64 work_id)
 	/* What cannot be attached now is taken back when the session is done. */
 	if (work_id == 0 || my_task != NULL ||
 		!sabot_route_task_is(sabot_my_slot, work_id, ROUTE_TASK_ASSIGNED) ||
-		!try_to_attach(task->segment))
+		!try_to_attach(task->segment, true))
 		return;
 	if (begin_attached(task, work_id))
 	{

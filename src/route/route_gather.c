@@ -368,6 +368,8 @@ begin_funnel(Funnel *funnel)
 				nlaunched > 0 ? make_readers(*pei, nlaunched) : NULL);
 	if (nlaunched > 0)
 		watch_share(funnel);
+	if (funnel->is_theirs)
+		sabot_route_await_begun(funnel->launch);
 	return true;
 }
 

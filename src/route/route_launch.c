@@ -38,8 +38,11 @@
 /* A session asks for more agents no more often than this, in ms. */
 #define WANT_EVERY_MS	200
 
-/* Wait this long, in ms, for a signal that an agent has let go. */
-#define GONE_NAP_MS		10
+/* Wait this long, in ms, for a signal that an agent has begun or let go. */
+#define AGENT_NAP_MS	10
+
+/* An agent that the work is left to has this long, in ms, to begin. */
+#define BEGIN_MS		1000
 
 /* The agents a Gather has, in allocated-forever memory until released. */
 struct RouteLaunch
@@ -350,6 +353,45 @@ sabot_route_take_back(RouteLaunch *launch)
 }
 
 /*
+ * has_begun - whether all agents of a launch have begun
+ */
+static bool
+has_begun(const RouteLaunch *launch)
+{
+	for (int i = 0; i < launch->nagents; i++)
+		if (sabot_route_task_is(launch->agents[i].slotno,
+								launch->agents[i].work_id,
+								ROUTE_TASK_ASSIGNED))
+			return false;
+	return true;
+}
+
+/*
+ * sabot_route_await_begun - give agents that the work is left to a moment to
+ * begin, and take back what they have not begun then
+ *
+ * Our own share, which we do not do then, cannot tell when to take it back,
+ * and one that cannot begin, for want of file handles, say, would be waited
+ * for without end.
+ */
+void
+sabot_route_await_begun(RouteLaunch *launch)
+{
+	TimestampTz since = GetCurrentTimestamp();
+
+	while (!has_begun(launch) &&
+		   !TimestampDifferenceExceeds(since, GetCurrentTimestamp(), BEGIN_MS))
+	{
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 AGENT_NAP_MS, WAIT_EVENT_EXECUTE_GATHER);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	sabot_route_take_back(launch);
+}
+
+/*
  * is_gone - whether all agents of a launch have let go
  */
 static bool
@@ -374,7 +416,7 @@ sabot_route_await_gone(RouteLaunch *launch)
 	{
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 GONE_NAP_MS, WAIT_EVENT_PARALLEL_FINISH);
+						 AGENT_NAP_MS, WAIT_EVENT_PARALLEL_FINISH);
 		ResetLatch(MyLatch);
 		if (INTERRUPTS_CAN_BE_PROCESSED())
 			CHECK_FOR_INTERRUPTS();

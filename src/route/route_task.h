@@ -104,6 +104,7 @@ extern int	sabot_route_launch_size(const RouteLaunch *launch);
 extern void sabot_route_launch_none(struct ParallelExecutorInfo *pei);
 extern int	sabot_route_launch(RouteLaunch *launch);
 extern void sabot_route_take_back(RouteLaunch *launch);
+extern void sabot_route_await_begun(RouteLaunch *launch);
 extern void sabot_route_await_gone(RouteLaunch *launch);
 extern void sabot_route_release(RouteLaunch *launch);
 extern void sabot_route_abandon(RouteLaunch *launch);
