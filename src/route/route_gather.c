@@ -544,6 +544,9 @@ run_core(SABOT_EXECUTOR_RUN_PARAMS)
 
 /*
  * run_meant_for_agents - run a query whose plan is meant for agents
+ *
+ * Whether rows are wanted in portions is for the core to say when it begins:
+ * for early minor versions a limit on them alone is none.
  */
 static void
 run_meant_for_agents(SABOT_EXECUTOR_RUN_PARAMS)
@@ -579,6 +582,9 @@ run_meant_for_agents(SABOT_EXECUTOR_RUN_PARAMS)
 	current = execution.outer;
 	sabot_route_leave();
 	end_funnels(&execution, false);
+	if (queryDesc->plannedstmt->parallelModeNeeded &&
+		!queryDesc->estate->es_use_parallel_mode)
+		execution.run.reason = SABOT_REASON_CURSOR;
 	note_run(&execution);
 }
 
@@ -604,7 +610,7 @@ executor_run(SABOT_EXECUTOR_RUN_PARAMS)
 		reason = decision.reason;
 
 	if (reason == SABOT_REASON_NONE && stmt->parallelModeNeeded &&
-		(count != 0 || queryDesc->already_executed ||
+		(queryDesc->already_executed ||
 		 (queryDesc->estate->es_top_eflags & EXEC_FLAG_BACKWARD)))
 		reason = SABOT_REASON_CURSOR;
 	if (reason == SABOT_REASON_NONE)
