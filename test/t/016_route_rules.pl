@@ -679,6 +679,27 @@ test_rule($session,
 		answer => $full
 	});
 $session->quit;
+
+# An agent in which a job has executed LOAD is none for queries.
+$session = session('root');
+have_agents($session, 'root', 2);
+$session->query_safe("SELECT sabot.run('LOAD ''auto_explain''; INSERT INTO seen (pid) SELECT pg_backend_pid()')");
+my $loaded = $watch->query_safe('DELETE FROM seen RETURNING pid');
+my ($on_one, $on_loaded) = (0, 0);
+foreach my $try (1 .. 20)
+{
+	await_agents('root', 2);
+	my $line = line_of($session, $count);
+	$on_one++ if $line eq 'planned for 2 agents, ran on 1';
+	await_agents('root', 2);
+	my ($pids) = seen_by($session, 'SELECT DISTINCT pid() FROM big');
+	$on_loaded++ if $line eq $on_agents || $pids =~ /\b$loaded\b/;
+}
+cmp_ok($on_one, '>', 10, 'one agent of two has loaded a library: queries are run on the other');
+is($on_loaded, 0, '... and on no one else');
+is( $watch->query_safe("SELECT count(*) FROM sabot.agent_status WHERE pid = $loaded"),
+	'1', '... while it is there for jobs');
+$session->quit;
 $session = session('root', '-c session_preload_libraries=auto_explain');
 test_rule($session,
 	{
@@ -977,6 +998,57 @@ is(${ $_->{answers} }, "$full\n$nrows\n" x 25, 'one of many leaders') foreach @l
 my $counted = counted_since(%before);
 like($counted, qr/distributed: large enough/, 'some of their queries have agents');
 like($counted, qr/native: no idle agent/, 'and some have none');
+
+# As many large queries as there are processors
+
+my $auto = 'SET sabot.execution = auto; SET sabot.distribute_threshold = 100';
+my ($processors) = run_command([ 'getconf', '_NPROCESSORS_ONLN' ]);
+SKIP:
+{
+	skip 'too many processors to keep them busy', 9 if $processors > 12;
+	my @busy = map { session('alice') } 2 .. ($processors > 1 ? $processors : 2);
+
+	foreach my $busy (@busy)
+	{
+		$busy->query_safe($auto);
+		$busy->{stdin} .= "SELECT count(*) FROM big WHERE id <> (SELECT 0 FROM pg_sleep(600));\n";
+	}
+	my $asleep = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'alice' AND wait_event = 'PgSleep'";
+	wait_until(
+		sub {
+			$_->{run}->pump_nb foreach @busy;
+			$watch->query_safe($asleep) == @busy;
+		}) or die 'they are not busy';
+	test_rule($alice,
+		{
+			name => 'no processor is idle',
+			before => $auto,
+			query => $count,
+			ran => 'planned for 2 agents, ran on 0 (local: no idle processor)',
+			answer => $full
+		});
+	test_rule($alice,
+		{
+			name => 'which does not matter to distributed',
+			before => 'SET sabot.execution = distributed',
+			query => $count,
+			answer => $full
+		});
+	$watch->query_safe("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = 'alice' AND wait_event = 'PgSleep'");
+	foreach my $busy (@busy)
+	{
+		end_slow($busy);
+		$busy->quit;
+	}
+	test_rule($alice,
+		{
+			name => 'processors are idle again',
+			before => 'SET sabot.execution = auto',
+			query => $count,
+			answer => $full,
+			after => 'RESET sabot.execution; RESET sabot.distribute_threshold'
+		});
+}
 
 # Whose agents
 

@@ -223,5 +223,41 @@ ok(!-e $node->data_dir . '/pg_stat_tmp/sabot.self_test', 'the file is gone');
 $node->restart;
 comes_to_agents($node, 'a restart tests it again');
 
+# An agent's result is wrong: two parts of a count are put together by another
+# function, which only a parallel plan calls
+
+# count_by(FUNCTION) - in one database
+sub count_by
+{
+	my ($function) = @_;
+
+	sql($node, "UPDATE pg_aggregate SET aggcombinefn = '$function'"
+		  . " WHERE aggfnoid = 'pg_catalog.count()'::regprocedure", db => 'second');
+	return;
+}
+
+count_by('int8mi');
+$offset = -s $node->logfile;
+$node->restart;
+ok( wait_until(
+		sub {
+			ran($node, $count, 'second');
+			return log_since($node, $offset) =~ /will not run queries on agents/;
+		}),
+	'a self-test with a wrong result');
+like(log_since($node, $offset),
+	qr/WARNING:  sabot will not run queries on agents\n.*DETAIL:  The self-test failed: an agent's result is not that of its session\n.*HINT:  A restart tests it again\./,
+	'there is a warning');
+count_by('int8pl');
+foreach my $db (qw(second postgres))
+{
+	wait_until(sub { sql($node, "SELECT sabot.start_agents(2)", db => $db) eq '2' });
+	is(ran($node, $count, $db), 'planned for 2 agents, ran on 0 (native: self-test not passed)',
+		"no queries on agents in $db");
+	is(sql($node, $count, db => $db), $full, "the answer in $db");
+}
+$node->restart;
+comes_to_agents($node, 'once the result is right', 'second');
+
 $node->stop;
 done_testing();

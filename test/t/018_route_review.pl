@@ -1,6 +1,7 @@
 # Routing where an agent's place in a query is least like a parallel worker's:
 # the transaction's times, a table made by the query itself, agents that leave
-# while the work is left to them alone, and inputs begun anew without them.
+# or cannot begin while the work is left to them alone, and inputs begun anew
+# without them.
 use strict;
 use warnings;
 
@@ -70,6 +71,67 @@ like(sql($node, "$set EXPLAIN $rescan"),
 	qr/Nested Loop Semi.*Gather/s, 'a Gather is left early and begun anew');
 is(sql($node, "$set $rescan"), '4', '... also when its agents have gone');
 
+# Agents that cannot map the query's memory for want of file handles
+
+# limit_files(PIDS, LIMIT) - how many files those processes may have from now on
+sub limit_files
+{
+	my ($pids, $limit) = @_;
+
+	foreach my $pid (split / /, $pids)
+	{
+		system('prlimit', "--pid=$pid", "--nofile=$limit:") == 0
+		  or die "prlimit: $?";
+	}
+	return;
+}
+
+# two_agents() - have them, idle; their pids
+sub two_agents
+{
+	sql($node, 'SELECT sabot.start_agents(2)');
+	poll($node, "SELECT count(*) FROM sabot.agent_status WHERE state = 'idle'",
+		'2', 'two agents are idle');
+	return sql($node,
+		"SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM sabot.agent_status");
+}
+
+SKIP:
+{
+	skip 'there is no prlimit', 8 if system('prlimit --version >&2') != 0;
+	my $pids = two_agents();
+	my ($enough) = slurp_file('/proc/' . (split / /, $pids)[0] . '/limits') =~
+	  /^Max open files +(\d+)/m;
+	my $offset = -s $node->logfile;
+	my $asked = 0;
+
+	limit_files($pids, 3);
+	foreach my $leader ('off', 'on')
+	{
+		foreach my $query ('SELECT count(*) FROM big',
+			'SELECT count(*) FROM (SELECT * FROM big ORDER BY v OFFSET 0) AS t')
+		{
+			two_agents();
+			my $set =
+			  "SET statement_timeout = '60s'; SET parallel_leader_participation = $leader; SET parallel_tuple_cost = 0;";
+			like(sql($node, "$set EXPLAIN $query"), qr/Gather/, "no file handles, leader $leader: $query");
+			is(sql($node, "$set $query"),
+				$nrows, '... the answer');
+			two_agents();
+			like(sql($node, "$set EXPLAIN (ANALYZE) $query"),
+				qr/ran on 0 \(local: no idle agent\)/, '... without agents')
+			  if $leader eq 'off';
+			$asked += 2;
+		}
+	}
+	my @errors = log_since($node, $offset) =~ /ERROR: .*Too many open files/g;
+	cmp_ok(scalar @errors, '>', 0, 'it is logged');
+	cmp_ok(scalar @errors, '<=', 2 * $asked, '... once for each agent of a query');
+	limit_files($pids, $enough);
+	ok(wait_until(\&is_distributed), 'there are file handles again');
+	is(two_agents(), $pids, '... and the same agents');
+}
+
 # The work is left to agents that may go before they begin.
 my $wrong = 0;
 my $right = 0;
@@ -86,7 +148,7 @@ SQL
 		'SELECT count(*) FROM (SELECT * FROM big ORDER BY v OFFSET 0) AS t')
 	{
 		my ($status, $out) =
-		  try_sql($node, "SET parallel_leader_participation = off; $query");
+		  try_sql($node, "SET parallel_leader_participation = off; SET parallel_tuple_cost = 0; $query");
 
 		next if $status != 0;
 		$out eq $nrows ? $right++ : $wrong++;
