@@ -55,7 +55,7 @@ SELECT p.proname, p.provolatile, p.proparallel
 	WHERE m.catalog = 'pg_proc'
 		AND (p.proname ~ '^(submit|cancel|retry|pause|resume|set|purge|adopt|run$|wait_for|start|stop|grant|revoke|preview|add_|drop_|check_)'
 				<> (p.provolatile = 'v' AND p.proparallel = 'u')
-			AND p.proname NOT IN ('job_state', 'job_rows', 'warn_unless_preloaded')
+			AND p.proname NOT IN ('job_state', 'job_rows', 'warn_unless_preloaded', 'stream_capture')
 			OR p.proparallel = 's' AND p.provolatile = 'v')
 	ORDER BY p.proname;
 -- The routines that users call, as pinned.
@@ -72,7 +72,7 @@ SELECT format('%s(%s)%s', p.proname, pg_get_function_arguments(p.oid),
 			'revoke_usage', 'check', 'submit_llm_job', 'submit_embedding_job',
 			'add_llm_endpoint', 'drop_llm_endpoint', 'check_llm',
 			'preview_llm_job', 'retry_llm_items', 'route',
-			'submit_graph', 'graph_task', 'graph_dot')
+			'submit_graph', 'graph_task', 'graph_dot', 'submit_stream')
 	ORDER BY p.proname;
 \pset format aligned
 SELECT unnest(enum_range(NULL::sabot.job_state)) AS job_state;
@@ -102,7 +102,12 @@ SELECT p.view,
 SELECT unnest(extconfig)::regclass AS dumped
 	FROM pg_extension WHERE extname = 'sabot' ORDER BY 1;
 -- It lives in its own schema, needs a superuser, and goes without a trace.
+CREATE TABLE install_streamed (id int);
+SELECT FROM sabot.submit_stream('install_streamed', 'SELECT count(*) FROM batch');
+INSERT INTO install_streamed VALUES (1);
 DROP EXTENSION sabot;
+SELECT count(*) AS triggers_left FROM pg_trigger WHERE tgrelid = 'install_streamed'::regclass;
+DROP TABLE install_streamed;
 SELECT count(*) AS left_behind FROM pg_class
 	WHERE relnamespace = to_regnamespace('sabot');
 CREATE EXTENSION sabot SCHEMA public;

@@ -19,6 +19,7 @@
 #endif
 
 #include "access/tableam.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
@@ -65,6 +66,8 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 {
 	if (classid == ExtensionRelationId)
 		return pg_extension_ownercheck(objectid, roleid);
+	if (classid == RelationRelationId)
+		return pg_class_ownercheck(objectid, roleid);
 	Assert(classid == DatabaseRelationId);
 	return pg_database_ownercheck(objectid, roleid);
 }

@@ -34,9 +34,9 @@
 
 /*
  * Locks in the tranche "sabot": of the pool, of ready jobs, of waits and
- * requests, of attempts, of permits.
+ * requests, of attempts, of permits, of streams.
  */
-#define SABOT_NLOCKS 5
+#define SABOT_NLOCKS 6
 
 PG_MODULE_MAGIC_EXT(
 					.name = "sabot",
@@ -64,6 +64,7 @@ sabot_shmem_request(void)
 	RequestAddinShmemSpace(sabot_counter_shmem_size());
 	RequestAddinShmemSpace(sabot_wait_shmem_size());
 	RequestAddinShmemSpace(sabot_direct_shmem_size());
+	RequestAddinShmemSpace(sabot_stream_shmem_size());
 	RequestAddinShmemSpace(sabot_permit_shmem_size());
 	RequestAddinShmemSpace(sabot_route_stat_shmem_size());
 	RequestAddinShmemSpace(sabot_route_task_shmem_size());
@@ -87,6 +88,7 @@ sabot_shmem_startup(void)
 	sabot_counter_shmem_init();
 	sabot_wait_shmem_init();
 	sabot_direct_shmem_init();
+	sabot_stream_shmem_init();
 	sabot_permit_shmem_init();
 	sabot_route_stat_shmem_init();
 	sabot_route_task_shmem_init();

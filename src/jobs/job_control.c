@@ -87,6 +87,8 @@ sabot_job_of_caller(int64 job_id)
 		found.is_run = found.graph_id != 0 && (found.is_graph ||
 											   sabot_kind_is(SPI_getbinval(row, desc, 10, &isnull),
 															 "run"));
+		found.is_stream = sabot_kind_is(SPI_getbinval(row, desc, 10, &isnull),
+										"stream");
 	}
 	sabot_own_end(&own);
 	SPI_finish();
@@ -374,6 +376,8 @@ sabot_retry_job(PG_FUNCTION_ARGS)
 				 errmsg("job " INT64_FORMAT " is a run of schedule " INT64_FORMAT,
 						job_id, found.graph_id),
 				 errhint("Its next run comes when it is due. For one more, submit the command as a job of its own.")));
+	if (found.is_stream)
+		sabot_stream_refuse_retry(job_id);
 	if (found.graph_id != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -353,7 +353,7 @@ run_command(const char *command, Jsonb *params, ArrayType *settings,
 	MemoryContextSwitchTo(work.context);
 	sabot_job_execute(command, NIL, params,
 					  singly ? SABOT_EXEC_SINGLY : SABOT_EXEC_ATOMIC,
-					  work.outcome, send_row, NULL);
+					  work.outcome, NULL, send_row, NULL);
 	if (!singly)
 	{
 		EndImplicitTransactionBlock();

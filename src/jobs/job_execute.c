@@ -56,6 +56,7 @@ typedef struct Execution
 	List	   *statements;		/* of RawStmt */
 	SabotExecMode mode;
 	SabotParams *params;		/* or NULL */
+	QueryEnvironment *env;		/* relations of this job alone, or NULL */
 	SabotOutcome *outcome;
 	DestReceiver *receiver;
 	MemoryContext statement_context;	/* of one statement's trees */
@@ -304,7 +305,8 @@ creates_slot(CreateSubscriptionStmt *stmt)
  *
  * raw_statements is what sabot_job_parse() made of the command, in memory
  * that survives transactions, or NIL to have it parsed here; it is used up.
- * params is the job's, or NULL; consumer, or NULL, gets every row.
+ * params is the job's, or NULL; so is env, which knows relations that are not
+ * in the catalog; consumer, or NULL, gets every row.
  *
  * SABOT_EXEC_ATOMIC: the caller has started a transaction and an implicit
  * transaction block, or a subtransaction inside one, and holds no active
@@ -319,6 +321,7 @@ creates_slot(CreateSubscriptionStmt *stmt)
 void
 sabot_job_execute(const char *command, List *raw_statements, Jsonb *params,
 				  SabotExecMode mode, SabotOutcome *outcome,
+				  QueryEnvironment *env,
 				  SabotRowConsumer consumer, void *consumer_arg)
 {
 	MemoryContext context = AllocSetContextCreate(outcome->context,
@@ -329,6 +332,7 @@ sabot_job_execute(const char *command, List *raw_statements, Jsonb *params,
 		.command = command,
 		.statements = raw_statements,
 		.mode = mode,
+		.env = env,
 		.outcome = outcome,
 		.statement_context = context
 	};
@@ -436,7 +440,8 @@ plan_statement(Execution *execution, RawStmt *raw)
 	if (has_snapshot)
 		PushActiveSnapshot(GetTransactionSnapshot());
 
-	query = sabot_params_analyze(execution->params, raw, execution->command);
+	query = sabot_params_analyze(execution->params, raw, execution->command,
+								 execution->env);
 	plans = pg_plan_queries(pg_rewrite_query(query), execution->command,
 							CURSOR_OPT_PARALLEL_OK,
 							sabot_params_list(execution->params));
@@ -461,6 +466,7 @@ run_portal(Execution *execution, RawStmt *raw, List *plans,
 	portal->visible = false;
 	PortalDefineQuery(portal, NULL, execution->command,
 					  CreateCommandTag(raw->stmt), plans, NULL);
+	portal->queryEnv = execution->env;
 	PortalStart(portal, sabot_params_list(execution->params), 0,
 				InvalidSnapshot);
 	(void) PortalRun(portal, FETCH_ALL, true, execution->receiver,

@@ -244,8 +244,11 @@ settle_failed(const SabotJob *job, SabotEnd *end)
 		 /* it came too late to interrupt the attempt, or was caught */ ;
 	else if (retry_free ||
 			 (!is_final(end->error->sqlerrcode) &&
-			  end->attempt - job->losses < job->max_attempts))
+			  end->attempt - job->losses < job->max_attempts &&
+			  !(job->is_stream && sabot_stream_is_cut(job->job_id))))
 		schedule_retry(job, end, retry_free);
+	else if (job->is_stream)
+		sabot_stream_give_up(job, end);
 	else
 	{
 		end->state = SABOT_JOB_FAILED;
@@ -367,7 +370,10 @@ fail_lost(const SabotJob *job, SabotEnd *end, const SabotOrphan *orphan)
 		error.hint = pstrdup("Part of its effects may be there. Raise max_attempts if the job may run again.");
 	end->state = SABOT_JOB_FAILED;
 	end->error = &error;
-	(void) sabot_job_finish(job, end);
+	if (job->is_stream)
+		sabot_stream_give_up(job, end);
+	else
+		(void) sabot_job_finish(job, end);
 	end->error = NULL;
 }
 

@@ -304,7 +304,7 @@ complete_member(const SabotJob *job, List *statements, SabotOutcome *outcome,
 	sabot_run_raise_if_interrupted();
 	sabot_settings_apply(job->settings);
 	sabot_job_execute(job->command, statements, job->params,
-					  SABOT_EXEC_ATOMIC, outcome, NULL, NULL);
+					  SABOT_EXEC_ATOMIC, outcome, NULL, NULL, NULL);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	/* If one fails, it is this job that fails. */
 	if (ends_group)
@@ -418,7 +418,8 @@ take_member(Member *member, TimestampTz group_end)
 	PopActiveSnapshot();
 	if (job == NULL || !sabot_run_is_runnable(job))
 		return MEMBER_GONE;
-	if (job->is_graph || job->is_schedule || job->parent_id != 0 || job->ndepends_on > 0 ||
+	if (job->is_graph || job->is_schedule || job->is_stream ||
+		job->parent_id != 0 || job->ndepends_on > 0 ||
 		!can_join(job, &statements))
 		return MEMBER_ALONE;
 

@@ -144,21 +144,23 @@ sabot_params_create(const char *command, List *raw_statements, Jsonb *params)
 /*
  * sabot_params_analyze - parse analysis of one statement of a command
  *
- * source is the whole command.  The statement's parameters get their types
+ * source is the whole command, env what knows relations that are not in the
+ * catalog, or NULL.  The statement's parameters get their types
  * and are converted, for which a snapshot is set if the statement needs one.
  * params may be NULL.  Errors are those of parse analysis and of the types'
  * input functions, with "parameter $n of the job" as context.
  */
 Query *
-sabot_params_analyze(SabotParams *params, RawStmt *stmt, const char *source)
+sabot_params_analyze(SabotParams *params, RawStmt *stmt, const char *source,
+					 QueryEnvironment *env)
 {
 	Query	   *query;
 
 	if (params == NULL)
-		return parse_analyze_fixedparams(stmt, source, NULL, 0, NULL);
+		return parse_analyze_fixedparams(stmt, source, NULL, 0, env);
 
 	query = parse_analyze_varparams(stmt, source, &params->types,
-									&params->ntypes, NULL);
+									&params->ntypes, env);
 	convert_params(params);
 	return query;
 }

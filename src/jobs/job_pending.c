@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "jobs/job_stream.h"
 #include "jobs/jobs.h"
 
 typedef enum PendingKind
@@ -417,4 +418,6 @@ sabot_jobs_install_hooks(void)
 {
 	RegisterXactCallback(end_of_transaction, NULL);
 	RegisterSubXactCallback(end_of_subtransaction, NULL);
+	/* The last one is the first: no rows are left when jobs are settled. */
+	sabot_capture_install_hooks();
 }

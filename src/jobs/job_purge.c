@@ -38,7 +38,8 @@ PG_FUNCTION_INFO_V1(sabot_purge);
  * finished before *since is left out, and *since moved on: the rows that steps
  * before deleted are still in the way while somebody holds an old snapshot.
  * What has a parent is kept as long as that is, and goes with it; of the runs
- * of a schedule that holds for the last one, as it says how that fares.
+ * of a schedule that holds for the last one, as it says how that fares, and of
+ * the batches of a stream for none.
  * Inside a transaction of sabot's own.  Returns how many.
  */
 static int
@@ -55,7 +56,7 @@ purge_step(TimestampTz before, TimestampTz *since, Oid role)
 	sabot_spi("WITH d AS (DELETE FROM sabot.job_history WHERE job_id IN"
 			  " (SELECT h.job_id FROM sabot.job_history h WHERE h.finished_at < $1"
 			  " AND h.finished_at >= $5"
-			  " AND (h.parent_id IS NULL OR NOT EXISTS"
+			  " AND (h.parent_id IS NULL OR h.kind = 'batch' OR NOT EXISTS"
 			  "  (SELECT FROM sabot.job p WHERE p.job_id = h.parent_id UNION ALL"
 			  "   SELECT FROM sabot.job_history p WHERE p.job_id = h.parent_id)"
 			  "  OR (h.kind IN ('run', 'graph') AND NOT EXISTS"
@@ -71,7 +72,10 @@ purge_step(TimestampTz before, TimestampTz *since, Oid role)
 			  "DELETE FROM sabot.job_attempt_log WHERE job_id IN (SELECT job_id FROM a)), w AS ("
 			  "DELETE FROM sabot.job_dependency WHERE depends_on IN (SELECT job_id FROM a)), u AS ("
 			  "DELETE FROM sabot.job_units WHERE job_id IN (SELECT job_id FROM a)), s AS ("
-			  "DELETE FROM sabot.job_schedule WHERE job_id IN (SELECT job_id FROM a))"
+			  "DELETE FROM sabot.job_schedule WHERE job_id IN (SELECT job_id FROM a)), b AS ("
+			  "DELETE FROM sabot.stream WHERE job_id IN (SELECT job_id FROM a)), x AS ("
+			  "DELETE FROM sabot.stream_dead_row WHERE job_id IN (SELECT job_id FROM a)), e AS ("
+			  "DELETE FROM sabot.stream_event WHERE job_id IN (SELECT job_id FROM a))"
 			  " SELECT (SELECT array_agg(job_id) FROM a), max(finished_at) FROM d",
 			  5, types, values, NULL, 0);
 	purged = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,

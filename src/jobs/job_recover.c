@@ -223,7 +223,7 @@ fail_some(Oid owner, SabotCrew crew, bool is_gone, const char *sqlstate,
 	n = sabot_spi("WITH d AS (DELETE FROM sabot.job WHERE job_id IN"
 				  " (SELECT j.job_id FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
 				  " AND (j.queue = '" SABOT_LLM_QUEUE "') = $6"
-				  " AND j.kind <> 'graph' AND (j.kind <> 'schedule' OR $7)"
+				  " AND j.kind NOT IN ('graph', 'stream') AND (j.kind <> 'schedule' OR $7)"
 				  " AND (j.state = 'queued' OR (j.state = 'scheduled' AND j.run_after <= clock_timestamp()))"
 				  " LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING *)"
 				  " INSERT INTO sabot.job_history (job_id, parent_id, kind, name, owner, owner_name,"
@@ -474,7 +474,8 @@ sabot_jobs_probe(void)
 		sabot_queue_load();
 		ok = recover_orphans();
 		recover_signals();
-		owners = open_owners();
+		owners = list_concat_unique_oid(open_owners(),
+										sabot_stream_probe(probe_context));
 		foreach(lc, owners)
 			sabot_jobs_probe_owner(lfirst_oid(lc), SABOT_AGENTS);
 		sabot_purge_if_due();

@@ -117,6 +117,7 @@ sabot_refill_lane(const char *queue)
 	sabot_own_commit_transaction(&own);
 	sabot_ready_end_fill(queue, n == limit, entry.priority,
 						 entry.job_id + 1);
+	sabot_stream_refill();
 
 	/* Whoever has found nothing meanwhile is not to be believed. */
 	sabot_pool_wake(sabot_my_pair(), 0, 0);
@@ -342,10 +343,13 @@ scan(void)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
 												  "sabot refill",
 												  ALLOCSET_SMALL_SIZES);
+	bool		routine = !sabot_scan_is_requested();
 	TimestampTz began_at = sabot_scan_begin();
 	ListCell   *lc;
 
 	look_for_due(DT_NOBEGIN);
+	if (!routine)
+		sabot_stream_refill();
 	foreach(lc, unstocked_queues(context))
 		sabot_refill_lane(lfirst(lc));
 	sabot_scan_end(began_at);

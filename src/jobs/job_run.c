@@ -118,7 +118,8 @@ sabot_run_is_runnable(const SabotJob *job)
 	const SabotCatalog *cat = sabot_catalog(false);
 
 	return job->owner == GetSessionUserId() && job->home == cat->home &&
-		job->state == cat->states[SABOT_JOB_QUEUED];
+		(job->state == cat->states[SABOT_JOB_QUEUED] ||
+		 sabot_stream_is_runnable(job));
 }
 
 /*
@@ -181,7 +182,8 @@ sabot_run_fire_deferred(void)
 }
 
 /*
- * run_atomic - run a job and complete it in one transaction
+ * run_atomic - run a job, or a batch of a stream, and complete it in one
+ * transaction
  *
  * Returns false if the job was taken away meanwhile: then the transaction is
  * still open and must be rolled back.
@@ -190,14 +192,18 @@ static bool
 run_atomic(const SabotJob *job, List *statements, SabotEnd *end,
 		   SabotOutcome *outcome, TimestampTz *executed_at)
 {
+	struct SabotBatch *batch = NULL;
 	bool		ours;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	BeginImplicitTransactionBlock();
 	sabot_settings_apply(job->settings);
+	if (job->is_stream)
+		batch = sabot_stream_take(job);
 	sabot_job_execute(job->command, statements, job->params,
-					  SABOT_EXEC_ATOMIC, outcome, NULL, NULL);
+					  SABOT_EXEC_ATOMIC, outcome,
+					  batch ? sabot_batch_env(batch) : NULL, NULL, NULL);
 	/* Not when those that wait for the job are locked, by its end. */
 	if (sabot_depend_is_awaited(job))
 		sabot_run_fire_deferred();
@@ -205,7 +211,8 @@ run_atomic(const SabotJob *job, List *statements, SabotEnd *end,
 	*executed_at = GetCurrentTimestamp();
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	ours = sabot_job_finish(job, end);
+	ours = batch ? sabot_stream_finish(job, batch, end) :
+		sabot_job_finish(job, end);
 	PopActiveSnapshot();
 	if (!ours)
 		return false;
@@ -269,7 +276,7 @@ run_singly(SabotJob *job, List *statements, SabotEnd *end,
 	sabot_settings_apply(job->settings);
 	CommitTransactionCommand();
 	sabot_job_execute(job->command, statements, job->params,
-					  SABOT_EXEC_SINGLY, outcome, NULL, NULL);
+					  SABOT_EXEC_SINGLY, outcome, NULL, NULL, NULL);
 	sabot_run_raise_if_interrupted();
 	*executed_at = GetCurrentTimestamp();
 
@@ -458,6 +465,25 @@ run_loaded(SabotJob *job, const SabotReady *entry)
 }
 
 /*
+ * run_stream - run the next batch of a stream that was read, or do what else
+ * there is to do for it
+ *
+ * Returns whether there is more.  In no transaction.
+ */
+static bool
+run_stream(SabotJob *job, const SabotReady *entry)
+{
+	int64		job_id = job->job_id;
+
+	if (sabot_stream_prepare(job))
+	{
+		run_loaded(job, entry);
+		sabot_stream_trim(job_id);
+	}
+	return sabot_stream_is_ready(job_id);
+}
+
+/*
  * sabot_run_give_back - give back what our agent does: it exits, as the server
  * stops
  *
@@ -521,6 +547,7 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 	SabotReady	again = {entry->job_id, entry->priority};
 	bool		must_leave;
 	bool		is_met;
+	bool		more = false;
 	SabotJob   *job = load_job(entry->job_id, &must_leave, &is_met);
 
 	if (must_leave)
@@ -534,10 +561,13 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 			sabot_graph_run(job);
 		else if (job != NULL && job->is_schedule)
 			sabot_schedule_run(job);
+		else if (job != NULL && job->is_stream)
+			more = run_stream(job, entry);
 		else if (job != NULL &&
 				 (is_met || sabot_depend_verify(job)))
 			run_loaded(job, entry);
-		if (sabot_pool_end_work())
+		more |= sabot_pool_end_work();
+		if (more)
 			sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &again);
 		sabot_wait_wakeup(entry->job_id);
 		if (job != NULL)

@@ -157,6 +157,21 @@ sabot_scan_is_due(void)
 }
 
 /*
+ * sabot_scan_is_requested - whether our agent has a reason to scan, and does
+ * not do so just because it is time
+ */
+bool
+sabot_scan_is_requested(void)
+{
+	bool		requested;
+
+	LWLockAcquire(shared->lock, LW_SHARED);
+	requested = shared->scans[sabot_my_slot].began_at == 0;
+	LWLockRelease(shared->lock);
+	return requested;
+}
+
+/*
  * sabot_scan_begin - our agent begins to scan; returns when that was
  *
  * It is expected to take as long as the scans of the pair did before.

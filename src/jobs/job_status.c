@@ -251,7 +251,8 @@ why_held(const WaitFacts *job)
 	if (job->queue_paused)
 		return psprintf("queue \"%s\" is paused", job->queue);
 	if (strcmp(job->state, "blocked") == 0)
-		return name_waited_for(job->waits_for);
+		return job->reason ? pstrdup(job->reason) :
+			name_waited_for(job->waits_for);
 	if (strcmp(job->state, "scheduled") != 0 || job->run_after == 0)
 		return NULL;
 	if (job->sqlstate != NULL)

@@ -25,6 +25,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "commands/sequence.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/array.h"
@@ -142,6 +143,7 @@ fill_job(Datum *v, bool *isnull)
 		DatumGetInt64(v[JOB_PARENT_ID]);
 	job->is_graph = sabot_kind_is(v[JOB_KIND], "graph");
 	job->is_schedule = sabot_kind_is(v[JOB_KIND], "schedule");
+	job->is_stream = sabot_kind_is(v[JOB_KIND], "stream");
 	job->on_failure = text_or_null(JOB_ON_FAILURE);
 	job->reason = text_or_null(JOB_REASON);
 	job->sqlstate = text_or_null(JOB_SQLSTATE);
@@ -309,6 +311,77 @@ sabot_job_insert_row(Oid table, const Datum *values, const bool *isnull)
 }
 
 /*
+ * fill_end - fill the columns of a row of history that tell of a job's end
+ *
+ * The first ones are filled from the job's row.
+ */
+static void
+fill_end(Datum *v, bool *isnull, const SabotJob *job, const SabotEnd *end)
+{
+	v[JOB_STATE] = ObjectIdGetDatum(sabot_catalog(false)->states[end->state]);
+	v[JOB_ATTEMPT] = Int32GetDatum(end->attempt);
+	v[JOB_LOSSES] = Int32GetDatum(end->losses);
+	v[JOB_ATOMIC] = BoolGetDatum(end->atomic);
+	isnull[JOB_ATOMIC] = end->started_at == 0;
+	v[JOB_STARTED_AT] = TimestampTzGetDatum(end->started_at);
+	isnull[JOB_STARTED_AT] = end->started_at == 0;
+	v[HISTORY_FINISHED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	isnull[HISTORY_FINISHED_AT] = false;
+	v[HISTORY_PID] = Int32GetDatum(end->pid ? end->pid : MyProcPid);
+	isnull[HISTORY_PID] = end->started_at == 0;
+	set_text(v, isnull, JOB_REASON, end->reason);
+	set_text(v, isnull, JOB_SQLSTATE, NULL);
+	set_text(v, isnull, JOB_ERROR, NULL);
+	if (end->error)
+		fill_error(v, isnull, end->error, end->outcome);
+	if (end->outcome)
+		fill_outcome(v, isnull, job, end->outcome, end->error == NULL);
+}
+
+/*
+ * sabot_job_record_child - put a child into history that has never been a row
+ * of its own: a part of what its parent, which goes on, has done
+ *
+ * It is as its parent is, but for its kind, its end and its id.  As
+ * sabot_job_move() otherwise.
+ */
+void
+sabot_job_record_child(const SabotJob *job, const SabotEnd *end,
+					   const char *kind)
+{
+	const SabotCatalog *cat = sabot_catalog(false);
+	Relation	rel = table_open(cat->job, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Datum		v[HISTORY_NCOLUMNS] = {0};
+	bool		isnull[HISTORY_NCOLUMNS];
+	bool		read_only = XactReadOnly;
+
+	memset(isnull, true, sizeof(isnull));
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(job->job_id));
+	scan = systable_beginscan(rel, cat->job_pkey, true, snapshot, 1, &key);
+	tuple = systable_getnext(scan);
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "job " INT64_FORMAT " is gone", job->job_id);
+	heap_deform_tuple(tuple, RelationGetDescr(rel), v, isnull);
+	fill_end(v, isnull, job, end);
+	XactReadOnly = false;
+	v[JOB_ID] = Int64GetDatum(nextval_internal(cat->sequence, false));
+	XactReadOnly = read_only;
+	v[JOB_PARENT_ID] = Int64GetDatum(job->job_id);
+	isnull[JOB_PARENT_ID] = false;
+	v[JOB_KIND] = CStringGetTextDatum(kind);
+	isnull[JOB_NOTIFY] = isnull[JOB_DEDUP_KEY] = true;
+	sabot_job_insert_row(cat->history, v, isnull);
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+}
+
+/*
  * sabot_job_move - end a job in the current transaction, without a word to
  * those that wait for it
  *
@@ -345,25 +418,10 @@ sabot_job_move(const SabotJob *job, const SabotEnd *end)
 	if (!ours)
 		return false;
 
-	v[JOB_STATE] = ObjectIdGetDatum(sabot_catalog(false)->states[end->state]);
-	v[JOB_ATTEMPT] = Int32GetDatum(end->attempt);
-	v[JOB_LOSSES] = Int32GetDatum(end->losses);
-	v[JOB_ATOMIC] = BoolGetDatum(end->atomic);
-	isnull[JOB_ATOMIC] = end->started_at == 0;
-	v[JOB_STARTED_AT] = TimestampTzGetDatum(end->started_at);
-	isnull[JOB_STARTED_AT] = end->started_at == 0;
-	v[HISTORY_FINISHED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
-	isnull[HISTORY_FINISHED_AT] = false;
-	v[HISTORY_PID] = Int32GetDatum(end->pid ? end->pid : MyProcPid);
-	isnull[HISTORY_PID] = end->started_at == 0;
-	set_text(v, isnull, JOB_REASON, end->reason);
-	set_text(v, isnull, JOB_SQLSTATE, NULL);
-	set_text(v, isnull, JOB_ERROR, NULL);
-	if (end->error)
-		fill_error(v, isnull, end->error, end->outcome);
-	if (end->outcome)
-		fill_outcome(v, isnull, job, end->outcome, end->error == NULL);
+	fill_end(v, isnull, job, end);
 	sabot_job_insert_row(sabot_catalog(false)->history, v, isnull);
+	if (job->is_stream)
+		sabot_stream_ended(job->job_id);
 	sabot_job_notify(job, end->state);
 	/* Whether a subtransaction's work stays, its caller knows. */
 	if (GetCurrentTransactionNestLevel() == 1)

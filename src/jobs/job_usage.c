@@ -30,10 +30,12 @@ PG_FUNCTION_INFO_V1(sabot_warn_unless_preloaded);
 #define VIEWS \
 	"sabot.job_status, sabot.job_task, sabot.job_progress, sabot.job_attempt," \
 	" sabot.queue_status, sabot.schedule_status, sabot.agent_status, sabot.pool_status," \
-	" sabot.overhead_profile, sabot.metric"
+	" sabot.overhead_profile, sabot.metric, sabot.stream_status," \
+	" sabot.stream_dead_letter"
 
 #define ROUTINES \
 	"sabot.submit_job, sabot.submit_jobs, sabot.submit_job_each, sabot.run," \
+	" sabot.submit_stream, sabot.stream_capture, sabot.stream_lag, sabot.stream_waits," \
 	" sabot.submit_graph, sabot.graph_task, sabot.graph_dot, sabot.next_due," \
 	" sabot.wait_for_job, sabot.wait_for_jobs, sabot.job_state, sabot.job_rows," \
 	" sabot.cancel_job, sabot.retry_job, sabot.pause_job, sabot.resume_job," \

@@ -17,6 +17,7 @@
 #include "pool/pool.h"
 #include "utils/array.h"
 #include "utils/jsonb.h"
+#include "utils/queryenvironment.h"
 #include "utils/relcache.h"
 #include "utils/timestamp.h"
 
@@ -50,6 +51,7 @@ typedef struct SabotJob
 	int64		parent_id;		/* 0 if none */
 	bool		is_graph;
 	bool		is_schedule;
+	bool		is_stream;
 	Oid			owner;
 	char	   *owner_name;
 	char	   *name;			/* or NULL */
@@ -130,6 +132,7 @@ extern bool sabot_job_needs_singly(List *raw_statements);
 extern void sabot_job_execute(const char *command, List *raw_statements,
 							  Jsonb *params, SabotExecMode mode,
 							  SabotOutcome *outcome,
+							  QueryEnvironment *env,
 							  SabotRowConsumer consumer, void *consumer_arg);
 
 /* in job_params.c */
@@ -139,7 +142,8 @@ extern void sabot_params_check(int highest, Jsonb *params);
 extern SabotParams *sabot_params_create(const char *command,
 										List *raw_statements, Jsonb *params);
 extern Query *sabot_params_analyze(SabotParams *params, RawStmt *stmt,
-								   const char *source);
+								   const char *source,
+								   QueryEnvironment *env);
 extern struct ParamListInfoData *sabot_params_list(SabotParams *params);
 
 /* in job_capture.c */
@@ -223,6 +227,8 @@ extern void sabot_job_insert_row(Oid table, const Datum *values,
 								 const bool *isnull);
 extern bool sabot_job_move(const SabotJob *job, const SabotEnd *end);
 extern bool sabot_job_finish(const SabotJob *job, const SabotEnd *end);
+extern void sabot_job_record_child(const SabotJob *job, const SabotEnd *end,
+								   const char *kind);
 extern void sabot_job_notify(const SabotJob *job, SabotJobState state);
 extern int64 sabot_interval_ms(const Interval *interval);
 extern Datum sabot_job_ids(const int64 *ids, int n);
@@ -308,6 +314,7 @@ extern void sabot_scan_join(void);
 extern void sabot_scan_leave(void);
 extern void sabot_scan_request(Oid dbid, Oid roleid);
 extern bool sabot_scan_is_due(void);
+extern bool sabot_scan_is_requested(void);
 extern TimestampTz sabot_scan_begin(void);
 extern void sabot_scan_end(TimestampTz began_at);
 
@@ -421,6 +428,31 @@ extern bool sabot_schedule_requeue(int64 job_id);
 extern int	sabot_spi_latest(const char *sql, int nargs, const Oid *types,
 							 Datum *values);
 
+/* in job_stream.c and job_stream_fail.c: rows of a table, batch by batch */
+struct SabotBatch;
+extern bool sabot_stream_is_runnable(const SabotJob *job);
+extern bool sabot_stream_prepare(const SabotJob *job);
+extern bool sabot_stream_is_ready(int64 job_id);
+extern bool sabot_stream_waits(int64 job_id);
+extern struct SabotBatch *sabot_stream_take(const SabotJob *job);
+extern QueryEnvironment *sabot_batch_env(const struct SabotBatch *batch);
+extern bool sabot_stream_finish(const SabotJob *job,
+								const struct SabotBatch *batch,
+								const SabotEnd *end);
+extern void sabot_stream_trim(int64 job_id);
+extern void sabot_stream_ended(int64 job_id);
+extern void sabot_stream_refuse_retry(int64 job_id);
+extern bool sabot_stream_is_cut(int64 job_id);
+extern void sabot_stream_give_up(const SabotJob *job, const SabotEnd *end);
+
+/* in job_stream_wake.c */
+extern Size sabot_stream_shmem_size(void);
+extern void sabot_stream_shmem_init(void);
+
+/* in job_stream_scan.c: streams that have rows and were not woken */
+extern void sabot_stream_refill(void);
+extern List *sabot_stream_probe(MemoryContext context);
+
 /* in job_wait.c */
 extern Size sabot_wait_shmem_size(void);
 extern void sabot_wait_shmem_init(void);
@@ -438,6 +470,7 @@ typedef struct SabotFoundJob
 	bool		open;			/* in sabot.job, not in history */
 	bool		is_graph;
 	bool		is_schedule;
+	bool		is_stream;
 	bool		waits;			/* it depends on others */
 	int64		graph_id;		/* whose task it is, 0 = none */
 	bool		is_run;			/* of a schedule, and no task */

@@ -95,6 +95,8 @@ CREATE VIEW open_job AS
 			WHEN j.home <> home() THEN 'paused'
 			WHEN j.state = 'scheduled' AND j.run_after <= statement_timestamp()
 				THEN 'queued'
+			WHEN j.kind = 'stream' AND j.state = 'blocked' AND stream_waits(j.job_id)
+				THEN 'queued'
 			ELSE j.state
 		END AS state,
 		COALESCE(r.attempt, j.attempt) AS attempt, j.max_attempts, j.losses,
@@ -104,7 +106,9 @@ CREATE VIEW open_job AS
 			THEN j.run_after - j.timeout ELSE j.run_after END AS run_after,
 		COALESCE(r.started_at, j.started_at) AS started_at,
 		CASE WHEN j.reason IS NULL OR is_mine(j.owner, j.owner_name, j.home)
-			THEN j.reason ELSE 'paused' END AS reason,
+			THEN CASE WHEN j.kind = 'stream' AND j.state = 'blocked'
+				THEN 'waits for rows of its table' ELSE j.reason END
+			ELSE 'paused' END AS reason,
 		j.sqlstate, j.error, q.paused AS queue_paused,
 		q.max_running AS queue_limit,
 		CASE WHEN j.kind IN ('graph', 'schedule') THEN
@@ -236,18 +240,28 @@ CREATE VIEW job_progress AS
 											* p.seconds / p.done))
 		END AS eta,
 		format('[%s%s] %s %%', repeat('#', (p.percent / 5)::integer),
-			repeat('-', 20 - (p.percent / 5)::integer), p.percent) AS bar
+			repeat('-', 20 - (p.percent / 5)::integer), p.percent) AS bar,
+		p.lag_rows, p.lag
 	FROM (
 		SELECT j.job_id, j.name, j.state, j.finished_at, n.total, n.done,
-			n.failed, n.rows,
+			n.failed, n.rows, l.lag_rows, l.lag,
 			CASE WHEN n.total > 0 THEN (100 * n.done / n.total)::integer
 				ELSE 100 END AS percent,
 			EXTRACT(epoch FROM COALESCE(j.finished_at, clock_timestamp()) -
 					COALESCE(j.started_at, n.started_at))::double precision
 				AS seconds
 		FROM job_status AS j
-			LEFT JOIN job_units AS u ON u.job_id = j.job_id,
+			LEFT JOIN job_units AS u ON u.job_id = j.job_id
+			LEFT JOIN stream AS s ON s.job_id = j.job_id
+			LEFT JOIN LATERAL stream_lag(s.job_id) AS l ON s.job_id IS NOT NULL,
 			LATERAL (
+				-- A stream keeps its last batches only, and counts them all.
+				SELECT s.batches + s.dead +
+						ceil(COALESCE(l.lag_rows, 0)::numeric / s.batch_rows)::bigint
+						AS total, s.batches AS done, s.dead AS failed, s.rows,
+					j.submitted_at AS started_at
+				WHERE s.job_id IS NOT NULL
+				UNION ALL
 				SELECT CASE WHEN u.job_id IS NOT NULL THEN u.total
 						WHEN count(*) = 0 THEN 1 ELSE count(*) END AS total,
 					CASE WHEN u.job_id IS NOT NULL THEN u.done
@@ -268,7 +282,8 @@ CREATE VIEW job_progress AS
 					min(t.started_at) AS started_at
 				FROM job_task AS t
 				WHERE t.parent_id = j.job_id
-					AND j.kind NOT IN ('job', 'schedule')) AS n) AS p;
+					AND j.kind NOT IN ('job', 'schedule', 'stream')
+				HAVING s.job_id IS NULL) AS n) AS p;
 
 COMMENT ON VIEW job_progress IS
 	'how far each job is, counted in its children, its items, or as one unit if it has neither';
@@ -278,6 +293,10 @@ COMMENT ON COLUMN job_progress.failed IS
 COMMENT ON COLUMN job_progress.percent IS 'of the units, those completed';
 COMMENT ON COLUMN job_progress.rows IS 'rows the units reported so far';
 COMMENT ON COLUMN job_progress.rate IS 'units completed per second of run time';
+COMMENT ON COLUMN job_progress.lag_rows IS
+	'of a stream: rows that were captured and not handed over yet';
+COMMENT ON COLUMN job_progress.lag IS
+	'of a stream: for how long the oldest of these has been waiting';
 COMMENT ON COLUMN job_progress.eta IS
 	'time left at that rate, NULL before the first unit is completed';
 

@@ -1,0 +1,133 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_stream_scan.c
+ *		Finds streams that have rows and were not woken.
+ *
+ * That is so after a restart, after COMMIT PREPARED, or when there was no room
+ * in shared memory.  Agents look when they have a reason to think that they
+ * were not told of something, and probers in any case; nobody does so again
+ * and again.
+ *
+ * IDENTIFICATION
+ *		src/jobs/job_stream_scan.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "jobs/job_stream.h"
+
+/*
+ * list_streams - ids of the streams of a role, or of all with InvalidOid;
+ * returns how many
+ *
+ * Between sabot_own_begin() and sabot_own_end(), SPI connected.
+ */
+static int
+list_streams(Oid owner, int64 **ids)
+{
+	Oid			types[] = {INT8OID, OIDOID};
+	Datum		values[] = {Int64GetDatum(sabot_catalog(false)->home),
+	ObjectIdGetDatum(owner)};
+	int			n;
+
+	n = OidIsValid(owner) ?
+		sabot_spi_generic("SELECT job_id FROM sabot.job WHERE kind = 'stream'"
+						  " AND home = $1 AND owner = $2",
+						  2, types, values, NULL, 0) :
+		sabot_spi_generic("SELECT job_id FROM sabot.job WHERE kind = 'stream'"
+						  " AND home = $1", 1, types, values, NULL, 0);
+	*ids = palloc(sizeof(int64) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		(*ids)[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+												SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	return n;
+}
+
+/*
+ * find_waiting - the streams of a role, or of all with InvalidOid, that there
+ * is something to do for; the others wait to be woken from now on
+ *
+ * A list of SabotJob in the given context.
+ */
+static List *
+find_waiting(Oid owner, MemoryContext context)
+{
+	SabotOwn	own;
+	List	   *result = NIL;
+	int64	   *ids;
+	int			n;
+
+	sabot_own_start_transaction(&own);
+	n = list_streams(owner, &ids);
+	for (int i = 0; i < n; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		SabotJob   *job = sabot_job_read(ids[i]);
+		bool		runnable = job != NULL && sabot_stream_is_runnable(job);
+
+		CHECK_FOR_INTERRUPTS();
+		if (job != NULL)
+			sabot_capture_enter(job, runnable);
+		if (runnable && sabot_stream_waits(ids[i]))
+			result = lappend(result, job);
+		MemoryContextSwitchTo(old);
+	}
+	sabot_own_commit_transaction(&own);
+	return result;
+}
+
+/*
+ * sabot_stream_refill - push those streams of our agent's pair that there is
+ * something to do for
+ *
+ * In no transaction.
+ */
+void
+sabot_stream_refill(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "sabot streams",
+												  ALLOCSET_SMALL_SIZES);
+	ListCell   *lc;
+
+	foreach(lc, find_waiting(GetSessionUserId(), context))
+	{
+		SabotJob   *job = lfirst(lc);
+		SabotReady	entry = {.job_id = job->job_id,.priority = job->priority};
+
+		if (sabot_queue_crew(job->queue) == SABOT_AGENTS)
+			sabot_ready_push(MyDatabaseId, job->owner, job->queue, &entry);
+	}
+	MemoryContextDelete(context);
+}
+
+/*
+ * sabot_stream_probe - owners of streams in this database that there is
+ * something to do for, in the given context
+ *
+ * In a prober, in no transaction.
+ */
+List *
+sabot_stream_probe(MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *owners = NIL;
+	ListCell   *lc;
+
+	foreach(lc, find_waiting(InvalidOid, context))
+		owners = list_append_unique_oid(owners,
+										((SabotJob *) lfirst(lc))->owner);
+	MemoryContextSwitchTo(old);
+	return owners;
+}
