@@ -494,7 +494,7 @@ sabot_stream_waits(int64 job_id)
 	int		   *parts;
 	bool		result = false;
 
-	PushActiveSnapshot(GetLatestSnapshot());
+	PushActiveSnapshot(sabot_stream_snapshot());
 	stream = sabot_stream_read(job_id);
 	if (stream != NULL)
 		result = stream->failed || stream->nsuspects > 0 ||

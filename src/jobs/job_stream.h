@@ -23,6 +23,7 @@
 #include "storage/lock.h"
 #include "utils/queryenvironment.h"
 #include "utils/reltrigger.h"
+#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
 /*
@@ -88,6 +89,16 @@ typedef struct SabotBatch
 	int64		floor;			/* once they are forgotten */
 	bool		all;			/* there are no more that could be taken */
 } SabotBatch;
+
+/*
+ * The snapshot of what is committed now; a view may be read by the leader of a
+ * parallel query, which must not take one, and then has to do with its own.
+ */
+static inline Snapshot
+sabot_stream_snapshot(void)
+{
+	return IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot();
+}
 
 /* in job_stream_table.c: capture tables and triggers */
 extern void sabot_capture_create(int64 job_id, Oid source);

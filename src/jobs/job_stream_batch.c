@@ -66,7 +66,7 @@ begin_scan(PartScan *s, Oid table, int64 from, int64 until)
 	s->rel = table_open(table, AccessShareLock);
 	s->index = index_open(linitial_oid(RelationGetIndexList(s->rel)),
 						  AccessShareLock);
-	s->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	s->snapshot = RegisterSnapshot(sabot_stream_snapshot());
 	s->slot = table_slot_create(s->rel, NULL);
 	s->until = until;
 	ScanKeyInit(&key, 1, BTGreaterEqualStrategyNumber, F_INT8GE,
@@ -303,7 +303,7 @@ sabot_batch_forget(const SabotBatch *batch)
 static HeapTuple
 find_stream(Relation rel, int64 job_id)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = RegisterSnapshot(sabot_stream_snapshot());
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;

@@ -51,7 +51,7 @@ may_see(int64 job_id)
 {
 	const SabotCatalog *cat = sabot_catalog(false);
 	Relation	rel = table_open(cat->job, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = RegisterSnapshot(sabot_stream_snapshot());
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -81,7 +81,7 @@ static void
 count_part(Oid table, Waiting *waiting)
 {
 	Relation	rel = table_open(table, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = RegisterSnapshot(sabot_stream_snapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 

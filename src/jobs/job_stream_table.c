@@ -143,7 +143,7 @@ sabot_capture_parts(int64 job_id, int **parts)
 	Relation	rel = table_open(get_relname_relid("stream_part",
 												   sabot_catalog(false)->schema),
 								 AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = RegisterSnapshot(sabot_stream_snapshot());
 	Relation	index = index_open(SabotPrimaryKeyIndex(rel), AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
