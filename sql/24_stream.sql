@@ -145,6 +145,9 @@ SELECT id, op FROM pg_temp.seen();
 SELECT last_event, last_event_detail FROM sabot.stream_status WHERE job_id = :totals;
 
 -- columns that change: rows keep those they were written with
+RESET SESSION AUTHORIZATION;
+SELECT setval('sabot.job_job_id_seq', 24200) AS ids \gset
+SET SESSION AUTHORIZATION stream_owner;
 SELECT sabot.submit_stream('st.orders', $$
 	INSERT INTO st.seen (id, what, op, seq) SELECT (to_jsonb(b) ->> 'id')::int, (to_jsonb(b) - 'sabot_seq')::text, pg_typeof(b.id), sabot_seq FROM batch AS b
 	$$, 'columns') AS columns \gset
@@ -240,6 +243,9 @@ SELECT count(*) FROM sabot.stream_status;
 SELECT * FROM sabot.stream_lag(:single);
 SET SESSION AUTHORIZATION stream_owner;
 
+RESET SESSION AUTHORIZATION;
+SELECT setval('sabot.job_job_id_seq', 24500) AS ids \gset
+SET SESSION AUTHORIZATION stream_owner;
 -- partitions: rows that come to them directly, or move, or had other columns
 CREATE TABLE st.parted (id int, place text, note text) PARTITION BY LIST (place);
 CREATE TABLE st.parted_a PARTITION OF st.parted FOR VALUES IN ('a');
@@ -261,6 +267,9 @@ SELECT sabot.cancel_job(:parted);
 SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'sabot_stream%';
 
 -- rows cannot be brought into streams of others
+RESET SESSION AUTHORIZATION;
+SELECT setval('sabot.job_job_id_seq', 24600) AS ids \gset
+SET SESSION AUTHORIZATION stream_owner;
 CREATE TABLE st.guarded (id int);
 SELECT sabot.submit_stream('st.guarded', 'INSERT INTO st.seen (id, op, seq) SELECT id, sabot_op, sabot_seq FROM batch') AS guarded \gset
 SET SESSION AUTHORIZATION stream_other;

@@ -567,6 +567,8 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 				 (is_met || sabot_depend_verify(job)))
 			run_loaded(job, entry);
 		more |= sabot_pool_end_work();
+		if (job != NULL && job->is_stream && sabot_stream_obey(entry->job_id))
+			more = false;
 		if (more)
 			sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &again);
 		sabot_wait_wakeup(entry->job_id);

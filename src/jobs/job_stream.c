@@ -577,6 +577,31 @@ sabot_stream_finish(const SabotJob *job, const SabotBatch *batch,
 }
 
 /*
+ * sabot_stream_obey - cancel or pause a stream that our agent has just let go
+ * of, if it was asked for that when it made no attempt
+ *
+ * Returns whether it was.  In no transaction.
+ */
+bool
+sabot_stream_obey(int64 job_id)
+{
+	SabotInterrupt reason = sabot_pool_last_interrupt();
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(job_id);
+	SabotOwn	own;
+
+	if (reason != SABOT_INTERRUPT_CANCEL && reason != SABOT_INTERRUPT_PAUSE)
+		return false;
+	sabot_own_start_transaction(&own);
+	if (!sabot_pool_interrupt(MyDatabaseId, job_id, reason) &&
+		!sabot_job_interrupt_row(job_id, reason))
+		sabot_spi_generic("DELETE FROM sabot.job_signal WHERE job_id = $1",
+						  1, &type, &value, NULL, 0);
+	sabot_own_commit_transaction(&own);
+	return true;
+}
+
+/*
  * sabot_stream_trim - now and then, forget all but the last batches of a stream
  *
  * In no transaction.

@@ -57,13 +57,17 @@ typedef struct PartScan
 
 /*
  * begin_scan - scan the committed rows of a table from a number to another
+ *
+ * Returns false if the table is gone: its capture has ended, or it was empty.
  */
-static void
+static bool
 begin_scan(PartScan *s, Oid table, int64 from, int64 until)
 {
 	ScanKeyData key;
 
-	s->rel = table_open(table, AccessShareLock);
+	s->rel = OidIsValid(table) ? try_table_open(table, AccessShareLock) : NULL;
+	if (s->rel == NULL)
+		return false;
 	s->index = index_open(linitial_oid(RelationGetIndexList(s->rel)),
 						  AccessShareLock);
 	s->snapshot = RegisterSnapshot(sabot_stream_snapshot());
@@ -73,6 +77,7 @@ begin_scan(PartScan *s, Oid table, int64 from, int64 until)
 				Int64GetDatum(from));
 	s->scan = SabotIndexBeginScan(s->rel, s->index, s->snapshot, 1);
 	index_rescan(s->scan, &key, 1, NULL, 0);
+	return true;
 }
 
 /*
@@ -116,13 +121,12 @@ sabot_capture_has_rows(int64 job_id, int64 floor, int64 until, int *part)
 	*part = nparts > 0 ? parts[0] : -1;
 	for (int i = 0; i < nparts; i++)
 	{
-		Oid			table = sabot_capture_table(job_id, parts[i]);
 		PartScan	s;
 		bool		found;
 
-		if (!OidIsValid(table))
+		if (!begin_scan(&s, sabot_capture_table(job_id, parts[i]), floor,
+						until))
 			continue;
-		begin_scan(&s, table, floor, until);
 		found = next_row(&s);
 		end_scan(&s);
 		if (!found)
@@ -254,15 +258,16 @@ sabot_batch_take(int64 job_id, int64 floor, int64 until, int limit)
 	int			nparts;
 
 	(void) sabot_capture_has_rows(job_id, floor, until, &part);
-	if (part < 0 || !OidIsValid(sabot_capture_table(job_id, part)))
+	if (part < 0)
 		return NULL;
 	batch->table = sabot_capture_table(job_id, part);
+	if (!begin_scan(&s, batch->table, floor, until))
+		return NULL;
 	batch->store = tuplestore_begin_heap(false, false, work_mem);
 	batch->tids = MemoryContextAllocHuge(CurrentMemoryContext,
 										 sizeof(ItemPointerData) * limit);
 	batch->seqs = MemoryContextAllocHuge(CurrentMemoryContext,
 										 sizeof(int64) * limit);
-	begin_scan(&s, batch->table, floor, until);
 	batch->desc = batch_desc(RelationGetDescr(s.rel));
 	while (batch->nrows < limit && next_row(&s))
 		put_row(batch, s.slot);

@@ -80,11 +80,17 @@ may_see(int64 job_id)
 static void
 count_part(Oid table, Waiting *waiting)
 {
-	Relation	rel = table_open(table, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(sabot_stream_snapshot());
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	Relation	rel = try_table_open(table, AccessShareLock);
+	Snapshot	snapshot;
+	TupleTableSlot *slot;
+	TableScanDesc scan;
 
+	/* It is dropped when it has become empty. */
+	if (rel == NULL)
+		return;
+	snapshot = RegisterSnapshot(sabot_stream_snapshot());
+	slot = table_slot_create(rel, NULL);
+	scan = table_beginscan(rel, snapshot, 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		bool		isnull;

@@ -305,6 +305,7 @@ extern bool sabot_pool_begin_work(int64 work_id, uint64 work_tag);
 extern void sabot_pool_note_attempt(int32 attempt);
 extern void sabot_pool_note_start(TimestampTz start);
 extern bool sabot_pool_end_work(void);
+extern SabotInterrupt sabot_pool_last_interrupt(void);
 extern int	sabot_pool_running_with_tag(Oid dbid, uint64 work_tag);
 extern bool sabot_pool_find_work(Oid dbid, int64 work_id, SabotSlot *slot);
 extern bool sabot_pool_interrupt(Oid dbid, int64 work_id,

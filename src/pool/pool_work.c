@@ -23,6 +23,9 @@
 #include "pool/pool.h"
 #include "pool/pool_shared.h"
 
+/* Of the work that our agent has ended last. */
+static SabotInterrupt last_interrupt = SABOT_INTERRUPT_NONE;
+
 
 /*
  * sabot_pool_begin_work - our agent begins a unit of work
@@ -102,6 +105,7 @@ sabot_pool_end_work(void)
 
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	again = slot->again;
+	last_interrupt = slot->interrupt;
 	if (slot->work_id > 0)
 		slot->jobs_done++;
 	else if (slot->work_id < 0)
@@ -113,6 +117,16 @@ sabot_pool_end_work(void)
 	slot->interrupt_work = 0;
 	LWLockRelease(sabot_pool->lock);
 	return again;
+}
+
+/*
+ * sabot_pool_last_interrupt - why the work that our agent has ended last was
+ * interrupted, if it was, be it in the last moment
+ */
+SabotInterrupt
+sabot_pool_last_interrupt(void)
+{
+	return last_interrupt;
 }
 
 /*
