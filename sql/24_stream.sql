@@ -28,7 +28,7 @@ BEGIN
 END $$;
 -- seen(): what a stream's command has seen since the last call
 CREATE FUNCTION pg_temp.seen() RETURNS TABLE (id int, what text, op text) LANGUAGE sql AS $$
-	WITH d AS (DELETE FROM st.seen RETURNING *) SELECT d.id, d.what, d.op FROM d ORDER BY seq
+	WITH d AS (DELETE FROM st.seen RETURNING *) SELECT d.id, d.what, d.op FROM d ORDER BY seq, id
 $$;
 
 -- the recipe
@@ -236,6 +236,34 @@ SELECT pg_temp.idle(:single);
 SELECT id FROM pg_temp.seen();
 SELECT "row", attempts FROM sabot.stream_dead_letter WHERE job_id = :single ORDER BY sabot_seq;
 SELECT sabot.cancel_job(:single);
+-- errors that come with the commit, and settings of the owner
+CREATE TABLE st.known (id int PRIMARY KEY);
+INSERT INTO st.known SELECT generate_series(1, 10);
+CREATE TABLE st.checked (id int REFERENCES st.known DEFERRABLE INITIALLY DEFERRED);
+ALTER ROLE stream_owner SET sabot.group_commit = 100;
+ALTER ROLE stream_owner SET default_transaction_isolation = 'serializable';
+SELECT sabot.submit_stream('st.input', 'INSERT INTO st.checked SELECT id FROM batch', max_attempts => 1) AS checked \gset
+INSERT INTO st.input VALUES (1, 1), (11, 1), (2, 1);
+SELECT pg_temp.idle(:checked);
+TABLE st.checked;
+SELECT "row", sqlstate FROM sabot.stream_dead_letter WHERE job_id = :checked;
+SELECT sabot.cancel_job(:checked);
+ALTER ROLE stream_owner RESET ALL;
+-- a batch that does nothing with its rows, one that looks at them twice, and what else "batch" can be
+SELECT sabot.submit_stream('st.input', $$
+	WITH deleted AS (DELETE FROM st.checked USING batch AS b WHERE checked.id = b.id RETURNING checked.id)
+		INSERT INTO st.seen (id, what, op, seq) SELECT id, 'deleted', 'none', 0 FROM deleted;
+	CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT * FROM batch;
+	UPDATE st.known SET id = b.id + 100 FROM batch AS b WHERE known.id = b.id AND b.id = 3;
+	MERGE INTO st.known AS k USING batch AS b ON k.id = b.id WHEN NOT MATCHED THEN INSERT VALUES (b.id);
+	INSERT INTO st.seen (id, what, op, seq) SELECT k.id, to_jsonb(b) ->> 'divisor', b.sabot_op, b.sabot_seq
+		FROM kept AS k JOIN batch AS b USING (sabot_seq) WHERE k.id <> 2
+	$$) AS several \gset
+INSERT INTO st.input VALUES (1, 7), (2, 8), (3, 9), (12, 10);
+SELECT pg_temp.idle(:several);
+SELECT * FROM pg_temp.seen();
+SELECT id FROM st.known WHERE id > 10 ORDER BY id;
+SELECT sabot.cancel_job(:several);
 -- nobody else sees any of it
 SET SESSION AUTHORIZATION stream_other;
 SELECT count(*) FROM sabot.stream_dead_letter;

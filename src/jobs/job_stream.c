@@ -236,6 +236,8 @@ sabot_stream_ended(int64 job_id)
 
 	if (stream != NULL)
 		sabot_capture_drop(job_id, stream->source);
+	/* If this is rolled back after all, a prober makes it known again. */
+	sabot_capture_forget(job_id);
 }
 
 /*
@@ -259,7 +261,6 @@ end_stream(const SabotJob *job, const char *message, const char *hint)
 	sabot_own_start_transaction(&own);
 	(void) sabot_job_finish(job, &end);
 	sabot_own_commit_transaction(&own);
-	sabot_capture_forget(job->job_id);
 }
 
 /*

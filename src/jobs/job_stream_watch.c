@@ -82,19 +82,24 @@ add_note(NoteKind kind, Oid relid, int64 job_id)
 }
 
 /*
- * note_truncated - a table, which is locked, is being truncated
+ * note_truncated - a table is about to be truncated
+ *
+ * It may not be locked yet; then what happens to it until it is does not
+ * matter, as the note is only for the reader.
  */
 static void
 note_truncated(Oid relid)
 {
-	Relation	rel = table_open(relid, NoLock);
+	Relation	rel = RelationIdGetRelation(relid);
 	int64		job_id;
 
+	if (rel == NULL)
+		return;
 	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
 		if (!rel->trigdesc->triggers[i].tgisclone &&
 			sabot_capture_trigger(&rel->trigdesc->triggers[i], &job_id))
 			add_note(NOTE_TRUNCATED, relid, job_id);
-	table_close(rel, NoLock);
+	RelationClose(rel);
 }
 
 /*
