@@ -127,10 +127,6 @@ SELECT sabot.submit_jobs('{}') AS none, sabot.submit_job_each('SELECT', '[]') AS
 -- does not parse: the job fails.
 SELECT sabot.submit_jobs('{SELEC 1}') AS ids \gset
 SELECT state, code, error FROM pg_temp.outcome((:'ids'::bigint[])[1]);
--- Parameters of later versions: known, and refused.
-SELECT (t).code, (t).message FROM (
-	SELECT pg_temp.try(format('SELECT sabot.submit_job(''SELECT 1'', %s)', arg)) AS t
-	FROM unnest(ARRAY['over => ''done''', 'pieces => 2', 'piece_pause => ''1 s''']) AS arg) AS x;
 -- A read-only transaction cannot submit.
 BEGIN READ ONLY;
 SELECT sabot.submit_job('SELECT 1');

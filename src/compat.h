@@ -264,4 +264,18 @@ standard_ExplainOneQuery(Query *query, int cursorOptions, IntoClause *into,
 }
 #endif
 
+/*
+ * 18 has NOT NULL constraints that rows may break which were there before, and
+ * shares the names of comparisons with access methods.
+ */
+#if PG_VERSION_NUM >= 180000
+#define SabotIsNotNull(desc, i) \
+	(TupleDescAttr(desc, i)->attnotnull && \
+	 TupleDescCompactAttr(desc, i)->attnullability != ATTNULLABLE_INVALID)
+#define SabotSetRowCompare(expr, which) ((expr)->cmptype = COMPARE_##which)
+#else
+#define SabotIsNotNull(desc, i) (TupleDescAttr(desc, i)->attnotnull)
+#define SabotSetRowCompare(expr, which) ((expr)->rctype = ROWCOMPARE_##which)
+#endif
+
 #endif							/* SABOT_COMPAT_H */

@@ -63,6 +63,7 @@ sabot_shmem_request(void)
 	RequestAddinShmemSpace(sabot_orphan_shmem_size());
 	RequestAddinShmemSpace(sabot_counter_shmem_size());
 	RequestAddinShmemSpace(sabot_wait_shmem_size());
+	RequestAddinShmemSpace(sabot_hold_shmem_size());
 	RequestAddinShmemSpace(sabot_direct_shmem_size());
 	RequestAddinShmemSpace(sabot_stream_shmem_size());
 	RequestAddinShmemSpace(sabot_permit_shmem_size());
@@ -87,6 +88,7 @@ sabot_shmem_startup(void)
 	sabot_orphan_shmem_init();
 	sabot_counter_shmem_init();
 	sabot_wait_shmem_init();
+	sabot_hold_shmem_init();
 	sabot_direct_shmem_init();
 	sabot_stream_shmem_init();
 	sabot_permit_shmem_init();

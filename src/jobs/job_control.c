@@ -58,11 +58,11 @@ sabot_job_of_caller(int64 job_id)
 	sabot_own_begin(&own);
 	exists = sabot_spi("SELECT true, home, state::text, owner, owner_name,"
 					   " state = 'paused' AND reason IS NOT DISTINCT FROM 'paused by its owner',"
-					   " kind = 'graph', depends_on IS NOT NULL, parent_id, kind"
+					   " kind IN ('graph', 'spread'), depends_on IS NOT NULL, parent_id, kind"
 					   " FROM sabot.job WHERE job_id = $1"
 					   " UNION ALL"
 					   " SELECT false, home, state::text, owner, owner_name, false,"
-					   " kind = 'graph', depends_on IS NOT NULL, parent_id, kind"
+					   " kind IN ('graph', 'spread'), depends_on IS NOT NULL, parent_id, kind"
 					   " FROM sabot.job_history WHERE job_id = $1",
 					   1, types, values, NULL, 1) > 0;
 	if (exists)
@@ -70,6 +70,7 @@ sabot_job_of_caller(int64 job_id)
 		HeapTuple	row = SPI_tuptable->vals[0];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
+		Datum		kind;
 
 		found.open = DatumGetBool(SPI_getbinval(row, desc, 1, &isnull));
 		found.home = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
@@ -82,13 +83,12 @@ sabot_job_of_caller(int64 job_id)
 		found.graph_id = DatumGetInt64(SPI_getbinval(row, desc, 9, &isnull));
 		if (isnull)
 			found.graph_id = 0;
-		found.is_schedule = sabot_kind_is(SPI_getbinval(row, desc, 10, &isnull),
-										  "schedule");
-		found.is_run = found.graph_id != 0 && (found.is_graph ||
-											   sabot_kind_is(SPI_getbinval(row, desc, 10, &isnull),
-															 "run"));
-		found.is_stream = sabot_kind_is(SPI_getbinval(row, desc, 10, &isnull),
-										"stream");
+		kind = SPI_getbinval(row, desc, 10, &isnull);
+		found.is_schedule = sabot_kind_is(kind, "schedule");
+		found.is_stream = sabot_kind_is(kind, "stream");
+		found.is_piece = sabot_kind_is(kind, "piece");
+		found.is_run = found.graph_id != 0 &&
+			(found.is_graph || sabot_kind_is(kind, "run"));
 	}
 	sabot_own_end(&own);
 	SPI_finish();
@@ -179,7 +179,7 @@ sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason)
 	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);
-	if (sabot_graph_interrupt(job_id, reason) ||
+	if (sabot_graph_interrupt(job_id, reason, runs) ||
 		sabot_schedule_interrupt(job_id, reason))
 		runs = false;
 	else if (runs)
@@ -351,12 +351,44 @@ sabot_job_requeue(int64 job_id)
 }
 
 /*
+ * refuse_child - raise 55000 for a job that is only run again with its parent
+ */
+static void
+refuse_child(int64 job_id, const SabotFoundJob *found)
+{
+	int64		parent_id = found->graph_id;
+
+	if (found->is_run)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " is a run of schedule " INT64_FORMAT,
+						job_id, parent_id),
+				 errhint("Its next run comes when it is due. For one more, submit the command as a job of its own.")));
+	if (found->is_piece)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " is a piece of job " INT64_FORMAT,
+						job_id, parent_id),
+				 errhint("Once that has ended, sabot.retry_job(" INT64_FORMAT
+						 ") runs those of its pieces again that have not completed.",
+						 parent_id)));
+	if (parent_id != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job " INT64_FORMAT " is a task of graph " INT64_FORMAT,
+						job_id, parent_id),
+				 errhint("Once the graph has ended, sabot.retry_job(" INT64_FORMAT
+						 ") runs those of its tasks again that have not completed.",
+						 parent_id)));
+}
+
+/*
  * SQL: sabot.retry_job(job_id bigint) RETURNS boolean - queue a job again that
  * failed or was canceled or skipped, under its id, with all its attempts
  *
- * Of a graph, those of its tasks run again that have not completed.  23505 if
- * another unfinished job has its dedup_key, or schedule its name; 55000 for a
- * task, for a run and for a copied job.
+ * Of a graph, those of its tasks run again that have not completed; so do
+ * pieces.  23505 if another unfinished job has its dedup_key, or schedule its
+ * name; 55000 for a task, a piece, a run and a copied job.
  */
 Datum
 sabot_retry_job(PG_FUNCTION_ARGS)
@@ -370,24 +402,13 @@ sabot_retry_job(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.retry_job()");
 	sabot_job_refuse_copied(job_id, &found);
-	if (found.is_run)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("job " INT64_FORMAT " is a run of schedule " INT64_FORMAT,
-						job_id, found.graph_id),
-				 errhint("Its next run comes when it is due. For one more, submit the command as a job of its own.")));
 	if (found.is_stream)
 		sabot_stream_refuse_retry(job_id);
-	if (found.graph_id != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("job " INT64_FORMAT " is a task of graph " INT64_FORMAT,
-						job_id, found.graph_id),
-				 errhint("Once the graph has ended, sabot.retry_job(" INT64_FORMAT
-						 ") runs those of its tasks again that have not completed.",
-						 found.graph_id)));
+	refuse_child(job_id, &found);
 	SPI_connect();
 	sabot_own_begin(&own);
+	if (found.is_graph)
+		sabot_spread_refuse_retry(job_id);
 	queued = found.is_graph ? sabot_graph_requeue(job_id) :
 		found.is_schedule ? sabot_schedule_requeue(job_id) :
 		sabot_job_requeue(job_id);

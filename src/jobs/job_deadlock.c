@@ -338,7 +338,8 @@ add_worker(WaitGraph *graph, int parent)
 		if (waiter->pid != pid)
 			continue;
 		slot = find_worker(graph, waiter->dbid, waiter->work_id);
-		if (slot != NULL)
+		/* Who waits for its own work waits for children of that. */
+		if (slot != NULL && slot->pid != pid)
 			add_node(graph, slot->pid, parent, waiter->work_id);
 		else if (waiter->dbid == MyDatabaseId)
 			add_indirect(graph, parent, waiter->work_id);

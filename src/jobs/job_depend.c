@@ -295,7 +295,7 @@ sabot_depend_make_ready(SabotRowWriter *writer, HeapTuple tuple, const SabotJob 
 						const char *unsure)
 {
 	TimestampTz run_after = job->run_after > GetCurrentTimestamp() &&
-	!job->is_graph ? job->run_after : 0;
+	(!job->is_graph || job->is_spread) ? job->run_after : 0;
 
 	sabot_row_set_state(writer, tuple, run_after != 0 ? SABOT_JOB_SCHEDULED :
 						SABOT_JOB_QUEUED, unsure);
@@ -424,6 +424,8 @@ end_graph(SabotSettling *s, const SabotJob *graph)
 
 	end.attempt = graph->attempt + 1;
 	end.losses = graph->losses;
+	if (graph->is_spread)
+		end.outcome = sabot_spread_outcome(graph, &error.detail);
 	if (graph->error != NULL)
 	{
 		error.sqlerrcode = MAKE_SQLSTATE(graph->sqlstate[0],
@@ -432,8 +434,9 @@ end_graph(SabotSettling *s, const SabotJob *graph)
 										 graph->sqlstate[3],
 										 graph->sqlstate[4]);
 		error.message = graph->error;
-		error.hint = psprintf("See sabot.job_task for its tasks; sabot.retry_job("
+		error.hint = psprintf("See sabot.job_task for its %s; sabot.retry_job("
 							  INT64_FORMAT ") runs those again that have not completed.",
+							  graph->is_spread ? "pieces" : "tasks",
 							  graph->job_id);
 		end.state = SABOT_JOB_FAILED;
 		end.error = &error;
@@ -461,6 +464,7 @@ note_failure(SabotSettling *s, const SabotJob *task, const SabotEnd *end)
 	Datum		v[JOB_NCOLUMNS];
 	bool		isnull[JOB_NCOLUMNS];
 	const ErrorData *error = end->error;
+	const char *who;
 
 	if (tuple == NULL)
 		return;
@@ -470,11 +474,11 @@ note_failure(SabotSettling *s, const SabotJob *task, const SabotEnd *end)
 		return;
 	isnull[JOB_ERROR] = isnull[JOB_SQLSTATE] = false;
 	v[JOB_SQLSTATE] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	who = task->is_piece ? task->name : psprintf("task \"%s\"", task->name);
 	v[JOB_ERROR] = CStringGetTextDatum(end->state == SABOT_JOB_CANCELED ?
-									   psprintf("task \"%s\" was canceled",
-												task->name) :
-									   psprintf("task \"%s\" failed: %s",
-												task->name, error->message));
+									   psprintf("%s was canceled", who) :
+									   psprintf("%s failed: %s", who,
+												error->message));
 	sabot_row_update(writer_of(s), tuple, v, isnull);
 }
 
@@ -573,6 +577,8 @@ sabot_depend_add(SabotSettling *s, const SabotJob *job, const SabotEnd *end)
 			strcmp(job->on_failure, "continue") == 0;
 	}
 	note_ended(s, ended, tells_siblings);
+	if (job->is_piece)
+		sabot_spread_go_on(s->rel, job);
 	if (fails_graph(job, end))
 	{
 		Graph	   *graph = note_graph(s, job->parent_id);

@@ -215,6 +215,9 @@ is_waiting(const SabotJob *job)
 {
 	const Oid  *states = sabot_catalog(false)->states;
 
+	/* The end of another piece schedules one that is blocked. */
+	if (job->is_piece)
+		return false;
 	return job->state == states[SABOT_JOB_BLOCKED] ||
 		(job->is_graph && job->state == states[SABOT_JOB_SCHEDULED]);
 }
@@ -242,9 +245,10 @@ sabot_depend_settle(int64 job_id, bool can_lock)
 	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
 	job = sabot_job_read(job_id);
 	if (job != NULL && is_waiting(job) &&
-		!(can_lock && (job->is_graph || job->is_schedule ?
-					   sabot_depend_hold_task(job, false) :
-					   hold_dependency(rel, job, false))))
+		!(can_lock &&
+		  (((job->is_graph || job->is_schedule) &&
+			sabot_depend_hold_task(job, false)) ||
+		   hold_dependency(rel, job, false))))
 	{
 		tuple = sabot_row_lock(rel, job_id, LockTupleNoKeyExclusive);
 		if (tuple != NULL)

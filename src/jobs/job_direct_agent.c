@@ -351,7 +351,7 @@ run_command(const char *command, Jsonb *params, ArrayType *settings,
 
 	work.outcome = sabot_outcome_create(work.context, 0);
 	MemoryContextSwitchTo(work.context);
-	sabot_job_execute(command, NIL, params,
+	sabot_job_execute(command, NIL, params, NULL,
 					  singly ? SABOT_EXEC_SINGLY : SABOT_EXEC_ATOMIC,
 					  work.outcome, NULL, send_row, NULL);
 	if (!singly)

@@ -47,6 +47,7 @@
 #include "utils/timeout.h"
 
 #include "compat.h"
+#include "jobs/job_spread.h"
 #include "jobs/jobs.h"
 
 /* A command being run. */
@@ -57,6 +58,7 @@ typedef struct Execution
 	SabotExecMode mode;
 	SabotParams *params;		/* or NULL */
 	QueryEnvironment *env;		/* relations of this job alone, or NULL */
+	const struct SabotPiece *piece; /* or NULL */
 	SabotOutcome *outcome;
 	DestReceiver *receiver;
 	MemoryContext statement_context;	/* of one statement's trees */
@@ -305,8 +307,9 @@ creates_slot(CreateSubscriptionStmt *stmt)
  *
  * raw_statements is what sabot_job_parse() made of the command, in memory
  * that survives transactions, or NIL to have it parsed here; it is used up.
- * params is the job's, or NULL; so is env, which knows relations that are not
- * in the catalog; consumer, or NULL, gets every row.
+ * params is the job's, or NULL; so is piece, what it is restricted to, and env,
+ * which knows relations that are not in the catalog; consumer, or NULL, gets
+ * every row.
  *
  * SABOT_EXEC_ATOMIC: the caller has started a transaction and an implicit
  * transaction block, or a subtransaction inside one, and holds no active
@@ -320,8 +323,8 @@ creates_slot(CreateSubscriptionStmt *stmt)
  */
 void
 sabot_job_execute(const char *command, List *raw_statements, Jsonb *params,
-				  SabotExecMode mode, SabotOutcome *outcome,
-				  QueryEnvironment *env,
+				  const struct SabotPiece *piece, SabotExecMode mode,
+				  SabotOutcome *outcome, QueryEnvironment *env,
 				  SabotRowConsumer consumer, void *consumer_arg)
 {
 	MemoryContext context = AllocSetContextCreate(outcome->context,
@@ -333,6 +336,7 @@ sabot_job_execute(const char *command, List *raw_statements, Jsonb *params,
 		.statements = raw_statements,
 		.mode = mode,
 		.env = env,
+		.piece = piece,
 		.outcome = outcome,
 		.statement_context = context
 	};
@@ -435,6 +439,7 @@ plan_statement(Execution *execution, RawStmt *raw)
 {
 	bool		has_snapshot = analyze_requires_snapshot(raw);
 	Query	   *query;
+	List	   *queries;
 	List	   *plans;
 
 	if (has_snapshot)
@@ -442,7 +447,10 @@ plan_statement(Execution *execution, RawStmt *raw)
 
 	query = sabot_params_analyze(execution->params, raw, execution->command,
 								 execution->env);
-	plans = pg_plan_queries(pg_rewrite_query(query), execution->command,
+	queries = pg_rewrite_query(query);
+	if (execution->piece != NULL)
+		sabot_spread_restrict(queries, execution->piece);
+	plans = pg_plan_queries(queries, execution->command,
 							CURSOR_OPT_PARALLEL_OK,
 							sabot_params_list(execution->params));
 

@@ -34,30 +34,6 @@
 #define PAUSED_BY_OWNER "paused by its owner"
 
 /*
- * open_tasks - ids of the open tasks of a graph, ascending; returns how many
- *
- * SPI connected, as in all functions here but the extern ones.
- */
-static int
-open_tasks(int64 graph_id, int64 **ids)
-{
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(graph_id)};
-	int			n = sabot_spi("SELECT job_id FROM sabot.job WHERE parent_id = $1"
-							  " ORDER BY job_id", 1, types, values, NULL, 0);
-
-	*ids = palloc(sizeof(int64) * Max(n, 1));
-	for (int i = 0; i < n; i++)
-	{
-		bool		isnull;
-
-		(*ids)[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
-												SPI_tuptable->tupdesc, 1, &isnull));
-	}
-	return n;
-}
-
-/*
  * ask_running - if an agent runs a task, ask it to stop when this commits
  */
 static bool
@@ -98,6 +74,29 @@ end_open(Relation rel, int64 job_id, const SabotEnd *how)
 }
 
 /*
+ * end_tasks - end the tasks of a graph that do not run, ask the others
+ *
+ * Returns those that have ended, as a list of SabotJob.
+ */
+static List *
+end_tasks(Relation rel, const SabotJob *graph, const SabotEnd *how)
+{
+	List	   *ended = NIL;
+	int64	   *ids;
+	int			n = sabot_row_list_children(rel, graph->job_id, &ids);
+
+	for (int i = 0; i < n; i++)
+	{
+		SabotJob   *job = ask_running(ids[i], SABOT_INTERRUPT_CANCEL) ? NULL :
+		end_open(rel, ids[i], how);
+
+		if (job != NULL)
+			ended = lappend(ended, job);
+	}
+	return ended;
+}
+
+/*
  * end_graph - end a graph before its time, and the tasks of it that do not run
  *
  * how tells what becomes of the graph; its tasks are canceled.
@@ -108,23 +107,17 @@ end_graph(Relation rel, const SabotJob *graph, const SabotEnd *how)
 	ErrorData	error = {0};
 	SabotEnd	canceled = {.state = SABOT_JOB_CANCELED,.error = &error};
 	SabotSettling *settling;
-	List	   *ended = NIL;
-	int64	   *ids;
-	int			n = open_tasks(graph->job_id, &ids);
+	List	   *ended;
 	SabotJob   *job;
 	ListCell   *lc;
 
 	error.sqlerrcode = ERRCODE_QUERY_CANCELED;
 	error.message = pstrdup("job was canceled");
-	for (int i = 0; i < n; i++)
-	{
-		if (ask_running(ids[i], SABOT_INTERRUPT_CANCEL))
-			continue;
-		job = end_open(rel, ids[i], &canceled);
-		if (job != NULL)
-			ended = lappend(ended, job);
-	}
+	ended = end_tasks(rel, graph, &canceled);
 	job = end_open(rel, graph->job_id, how);
+	/* While we waited for its row it may have got its pieces. */
+	if (graph->is_spread)
+		ended = list_concat(ended, end_tasks(rel, graph, &canceled));
 
 	/* Other jobs may wait for any of them. */
 	settling = sabot_depend_begin();
@@ -178,19 +171,32 @@ pause_open(Relation rel, SabotRowWriter *writer, int64 job_id)
 }
 
 /*
+ * pause_tasks - pause the tasks of a graph
+ */
+static void
+pause_tasks(Relation rel, SabotRowWriter *writer, const SabotJob *graph)
+{
+	int64	   *ids;
+	int			n = sabot_row_list_children(rel, graph->job_id, &ids);
+
+	for (int i = 0; i < n; i++)
+		if (!ask_running(ids[i], SABOT_INTERRUPT_PAUSE))
+			pause_open(rel, writer, ids[i]);
+}
+
+/*
  * pause_graph - pause a graph and its tasks
  */
 static void
 pause_graph(Relation rel, const SabotJob *graph)
 {
 	SabotRowWriter *writer = sabot_row_writer_open(rel);
-	int64	   *ids;
-	int			n = open_tasks(graph->job_id, &ids);
 
-	for (int i = 0; i < n; i++)
-		if (!ask_running(ids[i], SABOT_INTERRUPT_PAUSE))
-			pause_open(rel, writer, ids[i]);
+	pause_tasks(rel, writer, graph);
 	pause_open(rel, writer, graph->job_id);
+	/* While we waited for its row it may have got its pieces. */
+	if (graph->is_spread)
+		pause_tasks(rel, writer, graph);
 	sabot_row_writer_close(writer);
 }
 
@@ -198,15 +204,18 @@ pause_graph(Relation rel, const SabotJob *graph)
  * sabot_graph_interrupt - cancel or pause a graph as the transaction that asks
  * for it commits
  *
- * Returns false, having done nothing, if the job is no open graph.  Between
+ * Returns false, having done nothing, if the job is no open graph, or one that
+ * is spread and an agent is about to make its pieces (runs).  Between
  * sabot_own_begin() and sabot_own_end(), with an active snapshot.
  */
 bool
-sabot_graph_interrupt(int64 job_id, SabotInterrupt reason)
+sabot_graph_interrupt(int64 job_id, SabotInterrupt reason, bool runs)
 {
 	Relation	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
 	SabotJob   *graph = sabot_row_read(rel, job_id);
-	bool		is_graph = graph != NULL && graph->is_graph;
+	bool		is_graph = graph != NULL && graph->is_graph &&
+	!(runs && graph->is_spread &&
+	  sabot_row_children(rel, job_id) == SABOT_ROW_GONE);
 
 	if (is_graph && reason == SABOT_INTERRUPT_CANCEL)
 		cancel_graph(rel, graph);
@@ -339,9 +348,21 @@ sabot_graph_is_running(int64 job_id)
 	return running;
 }
 
+/*
+ * The last of the pieces of job $1 that may be under way at once, among those in
+ * a table; NULL if there is no pause between them.
+ */
+#define LAST_LANE(table) \
+	"(SELECT p.job_id FROM sabot.job_spread s, (SELECT c.job_id," \
+	" row_number() OVER (ORDER BY c.job_id) AS n FROM " table " c" \
+	" WHERE c.parent_id = $1 AND c.state <> 'completed') p" \
+	" WHERE s.job_id = $1 AND p.n = s.lanes)"
+
 /* States of jobs that are to run again: $2 is now. */
 #define STATE_TO_RESUME \
-	"CASE WHEN j.kind = 'graph' THEN CASE WHEN j.timeout IS NULL THEN 'blocked' ELSE 'scheduled' END" \
+	"CASE WHEN j.kind = 'spread' AND EXISTS (SELECT FROM sabot.job c WHERE c.parent_id = j.job_id) THEN 'blocked'" \
+	" WHEN j.kind = 'piece' AND j.job_id > " LAST_LANE("sabot.job") " THEN 'blocked'" \
+	" WHEN j.kind = 'graph' THEN CASE WHEN j.timeout IS NULL THEN 'blocked' ELSE 'scheduled' END" \
 	" WHEN j.depends_on IS NOT NULL AND EXISTS (SELECT FROM sabot.job d WHERE d.job_id = ANY (j.depends_on))" \
 	" THEN 'blocked' WHEN j.run_after > $2 THEN 'scheduled' ELSE 'queued' END::sabot.job_state"
 
@@ -399,7 +420,7 @@ refuse_running(int64 graph_id)
 				  1, types, values, NULL, 1) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("tasks of graph " INT64_FORMAT " are still running",
+				 errmsg("tasks or pieces of job " INT64_FORMAT " are still running",
 						graph_id),
 				 errhint("Try again when they have ended, see sabot.job_task.")));
 }
@@ -425,9 +446,12 @@ sabot_graph_requeue(int64 job_id)
 	if (!sabot_job_requeue(job_id))
 		return false;
 	refuse_running(job_id);
-	n = sabot_spi("UPDATE sabot.job SET run_after = $2 + timeout, state ="
+	/* One that is spread and has no pieces begins with making them. */
+	n = sabot_spi("UPDATE sabot.job j SET run_after = $2 + timeout, state ="
 				  " CASE WHEN timeout IS NULL THEN 'blocked' ELSE 'scheduled' END::sabot.job_state"
-				  " WHERE job_id = $1 RETURNING job_id, priority, queue, owner,"
+				  " WHERE job_id = $1 AND (kind = 'graph' OR EXISTS"
+				  " (SELECT FROM sabot.job_history h WHERE h.parent_id = j.job_id))"
+				  " RETURNING job_id, priority, queue, owner,"
 				  " CASE WHEN state = 'scheduled' THEN run_after END",
 				  2, types, values, NULL, 0);
 	(void) sabot_job_push_rows(n);
@@ -440,7 +464,8 @@ sabot_graph_requeue(int64 job_id)
 				  " SELECT job_id, parent_id, kind, name, owner, owner_name, $3,"
 				  " queue, priority, max_attempts, asked_atomic, asked_atomic, keep_rows, submitted_at,"
 				  " retry_delay, timeout, command, params, settings, depends_on, on_failure,"
-				  " CASE WHEN EXISTS (SELECT FROM unnest(h.depends_on) AS d WHERE NOT EXISTS"
+				  " CASE WHEN h.kind = 'piece' AND h.job_id > " LAST_LANE("sabot.job_history")
+				  " OR EXISTS (SELECT FROM unnest(h.depends_on) AS d WHERE NOT EXISTS"
 				  " (SELECT FROM sabot.job_history c WHERE c.job_id = d AND c.state = 'completed'))"
 				  " THEN 'blocked' ELSE 'queued' END::sabot.job_state"
 				  " FROM sabot.job_history h WHERE h.parent_id = $1 AND h.state <> 'completed'"

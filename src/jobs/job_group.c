@@ -303,7 +303,7 @@ complete_member(const SabotJob *job, List *statements, SabotOutcome *outcome,
 	sabot_agent_accept_interrupts(true);
 	sabot_run_raise_if_interrupted();
 	sabot_settings_apply(job->settings);
-	sabot_job_execute(job->command, statements, job->params,
+	sabot_job_execute(job->command, statements, job->params, NULL,
 					  SABOT_EXEC_ATOMIC, outcome, NULL, NULL, NULL);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	/* If one fails, it is this job that fails. */

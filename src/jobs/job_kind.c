@@ -39,6 +39,19 @@ sabot_job_pair(Oid owner, const char *queue)
 }
 
 /*
+ * sabot_job_set_kind - note what kind of job one is, as its row says
+ */
+void
+sabot_job_set_kind(SabotJob *job, Datum kind)
+{
+	job->is_spread = sabot_kind_is(kind, "spread");
+	job->is_graph = job->is_spread || sabot_kind_is(kind, "graph");
+	job->is_piece = sabot_kind_is(kind, "piece");
+	job->is_schedule = sabot_kind_is(kind, "schedule");
+	job->is_stream = sabot_kind_is(kind, "stream");
+}
+
+/*
  * sabot_job_set_extra - register what the room above adds to its jobs
  */
 void

@@ -94,7 +94,8 @@ fill_open(Relation rel, HeapTuple tuple, SabotJobLook *look)
 	look->reason = get_text(rel, tuple, JOB_REASON);
 	look->error = get_text(rel, tuple, JOB_ERROR);
 	value = get_column(rel, tuple, JOB_KIND, &isnull);
-	look->is_graph = sabot_kind_is(value, "graph");
+	look->is_spread = sabot_kind_is(value, "spread");
+	look->is_graph = look->is_spread || sabot_kind_is(value, "graph");
 	look->is_schedule = sabot_kind_is(value, "schedule");
 	look->ours = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 }
@@ -281,7 +282,7 @@ sabot_job_current_state(const SabotJobLook *look, bool running)
 		return SABOT_JOB_PAUSED;
 	if (running)
 		return SABOT_JOB_RUNNING;
-	if (look->is_graph && look->state != SABOT_JOB_PAUSED)
+	if (look->is_graph && !look->is_spread && look->state != SABOT_JOB_PAUSED)
 		return SABOT_JOB_BLOCKED;
 	if (look->state == SABOT_JOB_SCHEDULED &&
 		look->run_after <= GetCurrentTimestamp())
@@ -313,7 +314,7 @@ sabot_job_state(PG_FUNCTION_ARGS)
 	if (!look.found)
 		sabot_job_missing(job_id);
 	if (look.is_graph && look.state != SABOT_JOB_PAUSED)
-		running = sabot_graph_is_running(job_id);
+		running |= sabot_graph_is_running(job_id);
 	state = sabot_job_current_state(&look, running);
 	PG_RETURN_OID(sabot_catalog(false)->states[state]);
 }

@@ -224,6 +224,8 @@ fail_some(Oid owner, SabotCrew crew, bool is_gone, const char *sqlstate,
 				  " (SELECT j.job_id FROM sabot.job j WHERE j.owner = $1 AND j.home = $2"
 				  " AND (j.queue = '" SABOT_LLM_QUEUE "') = $6"
 				  " AND j.kind NOT IN ('graph', 'stream') AND (j.kind <> 'schedule' OR $7)"
+				  " AND NOT (j.kind = 'spread' AND EXISTS (SELECT FROM sabot.job_spread s"
+				  " WHERE s.job_id = j.job_id AND s.key_columns IS NOT NULL))"
 				  " AND (j.state = 'queued' OR (j.state = 'scheduled' AND j.run_after <= clock_timestamp()))"
 				  " LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING *)"
 				  " INSERT INTO sabot.job_history (job_id, parent_id, kind, name, owner, owner_name,"
@@ -235,7 +237,7 @@ fail_some(Oid owner, SabotCrew crew, bool is_gone, const char *sqlstate,
 				  " home, queue, priority, 'failed', attempt, max_attempts, losses, free_retries, atomic,"
 				  " asked_atomic, keep_rows, submitted_at, run_after, retry_delay, timeout, command, params, settings,"
 				  " dedup_key, notify, depends_on, on_failure, started_at, $3, $4, $5,"
-				  " clock_timestamp() FROM d RETURNING job_id, name, notify, parent_id, on_failure",
+				  " clock_timestamp() FROM d RETURNING job_id, name, notify, parent_id, on_failure, kind",
 				  7, types, values, NULL, 0);
 	rows = SPI_tuptable;
 	ids = MemoryContextAlloc(probe_context, sizeof(int64) * Max(n, 1));
@@ -253,6 +255,8 @@ fail_some(Oid owner, SabotCrew crew, bool is_gone, const char *sqlstate,
 		if (isnull)
 			job.parent_id = 0;
 		job.on_failure = SPI_getvalue(rows->vals[i], rows->tupdesc, 5);
+		sabot_job_set_kind(&job, SPI_getbinval(rows->vals[i], rows->tupdesc,
+											   6, &isnull));
 		sabot_job_notify(&job, SABOT_JOB_FAILED);
 		(void) sabot_depend_ended(&job, &end);
 		ids[i] = job.job_id;
@@ -265,8 +269,8 @@ fail_some(Oid owner, SabotCrew crew, bool is_gone, const char *sqlstate,
 }
 
 /*
- * see_to_all - see to the graphs or schedules of a role that wait for an
- * agent, of which there will be none
+ * see_to_all - see to the graphs, schedules or jobs with pieces of a role that
+ * wait for an agent, of which there will be none
  */
 static void
 see_to_all(Oid owner, const char *kind)
@@ -281,7 +285,8 @@ see_to_all(Oid owner, const char *kind)
 	sabot_own_start_transaction(&own);
 	values[1] = Int64GetDatum(sabot_catalog(false)->home);
 	n = sabot_spi("SELECT job_id FROM sabot.job WHERE owner = $1 AND home = $2"
-				  " AND kind = $3 AND (state = 'queued'"
+				  " AND kind = $3 AND (kind <> 'spread' OR EXISTS (SELECT FROM sabot.job_spread s"
+				  " WHERE s.job_id = job.job_id AND s.key_columns IS NOT NULL)) AND (state = 'queued'"
 				  " OR (state = 'scheduled' AND run_after <= clock_timestamp()))",
 				  3, types, values, NULL, 0);
 	for (int i = 0; i < n; i++)
@@ -346,7 +351,10 @@ fail_all(SabotPairKey key, int sqlstate, const char *message,
 						 unpack_sql_state(sqlstate), message, hint) > 0)
 			CHECK_FOR_INTERRUPTS();
 		if (key.crew == SABOT_AGENTS)
+		{
 			see_to_all(key.roleid, "graph");
+			see_to_all(key.roleid, "spread");
+		}
 		CHECK_FOR_INTERRUPTS();
 	} while (!sabot_pool_forgive_pair(key, wake_seq));
 }

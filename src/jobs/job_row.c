@@ -188,6 +188,42 @@ sabot_row_read(Relation rel, int64 job_id)
 }
 
 /*
+ * sabot_row_list_children - ids of the open children of a job, ascending;
+ * returns how many
+ *
+ * As it is now, whatever the transaction's snapshot.
+ */
+int
+sabot_row_list_children(Relation rel, int64 parent_id, int64 **ids)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int			n = 0;
+	int			room = 64;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	*ids = palloc(sizeof(int64) * room);
+	ScanKeyInit(&key, JOB_PARENT_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(parent_id));
+	scan = systable_beginscan(rel, sabot_catalog(false)->job_parent, true,
+							  snapshot, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+
+		if (n == room)
+			*ids = repalloc_huge(*ids, sizeof(int64) * (room *= 2));
+		(*ids)[n++] = DatumGetInt64(heap_getattr(tuple, JOB_ID + 1,
+												 RelationGetDescr(rel),
+												 &isnull));
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return n;
+}
+
+/*
  * find_version - find a version of a job's row, the newest if there are more
  * than one
  */
@@ -300,6 +336,46 @@ sabot_row_writer_close(SabotRowWriter *writer)
 	ExecDropSingleTupleTableSlot(writer->slot);
 	FreeExecutorState(writer->estate);
 	pfree(writer);
+}
+
+/*
+ * sabot_row_next_blocked - the first blocked child of a job whose id is higher
+ * than one, 0 if there is none
+ *
+ * What others are changing this moment does not count.
+ */
+int64
+sabot_row_next_blocked(Relation rel, int64 parent_id, int64 after)
+{
+	Relation	index = index_open(sabot_catalog(false)->job_parent,
+								   AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Oid			blocked = sabot_catalog(false)->states[SABOT_JOB_BLOCKED];
+	int64		result = 0;
+	SnapshotData dirty;
+	ScanKeyData keys[2];
+	IndexScanDesc scan;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(parent_id));
+	ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT,
+				Int64GetDatum(after));
+	scan = SabotIndexBeginScan(rel, index, &dirty, 2);
+	index_rescan(scan, keys, 2, NULL, 0);
+	while (result == 0 && index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+
+		if (!TransactionIdIsValid(dirty.xmin) &&
+			!TransactionIdIsValid(dirty.xmax) &&
+			DatumGetObjectId(slot_getattr(slot, JOB_STATE + 1, &isnull)) == blocked)
+			result = DatumGetInt64(slot_getattr(slot, JOB_ID + 1, &isnull));
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	return result;
 }
 
 /*

@@ -28,10 +28,14 @@ typedef enum SabotPresence
 extern SabotPresence sabot_row_presence(Relation rel, int64 job_id);
 extern SabotPresence sabot_row_children(Relation rel, int64 job_id);
 extern SabotJob *sabot_row_read(Relation rel, int64 job_id);
+extern int	sabot_row_list_children(Relation rel, int64 parent_id,
+									int64 **ids);
 extern HeapTuple sabot_row_lock(Relation rel, int64 job_id,
 								LockTupleMode mode);
 extern bool sabot_row_try_lock(Relation rel, int64 job_id,
 							   LockTupleMode mode);
+extern int64 sabot_row_next_blocked(Relation rel, int64 parent_id,
+									int64 after);
 
 typedef struct SabotRowWriter SabotRowWriter;
 

@@ -40,6 +40,7 @@
 
 #include "compat.h"
 #include "jobs/job_run.h"
+#include "jobs/job_spread.h"
 #include "jobs/jobs.h"
 
 /* A job that ignores its timeout is interrupted again so often, in ms. */
@@ -198,10 +199,12 @@ run_atomic(const SabotJob *job, List *statements, SabotEnd *end,
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	BeginImplicitTransactionBlock();
+	if (job->piece != NULL && job->piece->ncolumns == 0)
+		sabot_hold_import(job->parent_id);
 	sabot_settings_apply(job->settings);
 	if (job->is_stream)
 		batch = sabot_stream_take(job);
-	sabot_job_execute(job->command, statements, job->params,
+	sabot_job_execute(job->command, statements, job->params, job->piece,
 					  SABOT_EXEC_ATOMIC, outcome,
 					  batch ? sabot_batch_env(batch) : NULL, NULL, NULL);
 	/* Not when those that wait for the job are locked, by its end. */
@@ -275,7 +278,7 @@ run_singly(SabotJob *job, List *statements, SabotEnd *end,
 	StartTransactionCommand();
 	sabot_settings_apply(job->settings);
 	CommitTransactionCommand();
-	sabot_job_execute(job->command, statements, job->params,
+	sabot_job_execute(job->command, statements, job->params, NULL,
 					  SABOT_EXEC_SINGLY, outcome, NULL, NULL, NULL);
 	sabot_run_raise_if_interrupted();
 	*executed_at = GetCurrentTimestamp();
@@ -344,7 +347,8 @@ attempt(SabotJob *job, bool ask_singly, SabotEnd *end,
 		sabot_job_check_statements(job->command, statements);
 		singly = ask_singly ||
 			(sabot_job_needs_singly(statements) && !job->has_atomic);
-		ours = singly ?
+		job->piece = sabot_piece_read(job);
+		ours = job->is_spread ? sabot_spread_plan(job) : singly ?
 			run_singly(job, statements, end, outcome, executed_at) :
 			run_atomic(job, statements, end, outcome, executed_at);
 		if (!ours)
@@ -557,7 +561,8 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 		sabot_pool_took_work(sabot_my_pair());
 		if (job != NULL && job->started_at != 0)
 			settle_cut_off(job);
-		else if (job != NULL && job->is_graph)
+		else if (job != NULL && job->is_graph &&
+				 (!job->is_spread || sabot_spread_is_planned(job->job_id)))
 			sabot_graph_run(job);
 		else if (job != NULL && job->is_schedule)
 			sabot_schedule_run(job);
@@ -572,6 +577,8 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 		if (more)
 			sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &again);
 		sabot_wait_wakeup(entry->job_id);
+		if (job != NULL && job->is_spread)
+			sabot_spread_look_for_signal(job->job_id);
 		if (job != NULL)
 			sabot_agent_reset_session();
 		if (sabot_queue_is_limited(MyDatabaseId, queue))

@@ -107,7 +107,7 @@ run_without_rows(const SabotJob *job, const SabotStream *stream)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	batch = sabot_batch_take(job->job_id, stream->floor, PG_INT64_MAX, 0);
 	PopActiveSnapshot();
-	sabot_job_execute(job->command, NIL, NULL, SABOT_EXEC_ATOMIC,
+	sabot_job_execute(job->command, NIL, NULL, NULL, SABOT_EXEC_ATOMIC,
 					  sabot_outcome_create(context, 0),
 					  batch ? batch->env : NULL, NULL, NULL);
 	sabot_run_raise_if_interrupted();

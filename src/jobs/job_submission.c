@@ -279,11 +279,11 @@ sabot_submission_results(SabotSubmission *s, FunctionCallInfo fcinfo, int keep_r
 }
 
 /*
- * point_into_command - error callback: a position is one in the command that
- * is submitted, not in the statement that submits it
+ * sabot_submission_point - error callback: a position is one in the command that
+ * is submitted (arg), not in the statement that submits it
  */
-static void
-point_into_command(void *arg)
+void
+sabot_submission_point(void *arg)
 {
 	int			position = geterrposition();
 
@@ -303,7 +303,7 @@ sabot_submission_check_syntax(char *command)
 {
 	ErrorContextCallback callback;
 
-	callback.callback = point_into_command;
+	callback.callback = sabot_submission_point;
 	callback.arg = command;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;

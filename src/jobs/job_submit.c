@@ -84,18 +84,6 @@ invalid(const char *message)
 }
 
 /*
- * refuse_later_feature - raise 0A000 for a parameter of a later version
- */
-static void
-refuse_later_feature(FunctionCallInfo fcinfo, int argno, const char *name)
-{
-	if (!PG_ARGISNULL(argno))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("\"%s\" is not supported yet", name)));
-}
-
-/*
  * required_command - a command that must be there; raises 22004 if it is NULL
  */
 static char *
@@ -277,7 +265,8 @@ sabot_submission_insert_once(SabotSubmission *s, bool *inserted)
  *
  * Errors: 22023 and 22004 for values out of range, 42601 with its position
  * for a syntax error, 08P01 for too few or too many params, 28000 for a role
- * that no agent can be, 55000 without preload, 0A000 for later features.
+ * that no agent can be, 55000 without preload, 0A000 for later features and for
+ * commands that cannot be spread.
  */
 Datum
 sabot_submit_job(PG_FUNCTION_ARGS)
@@ -285,11 +274,9 @@ sabot_submit_job(PG_FUNCTION_ARGS)
 	SabotSubmission s;
 	Jsonb	   *params = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
 	bool		inserted;
+	bool		spread;
 
 	sabot_submission_begin(&s, "sabot.submit_job()");
-	refuse_later_feature(fcinfo, 8, "over");
-	refuse_later_feature(fcinfo, 9, "pieces");
-	refuse_later_feature(fcinfo, 10, "piece_pause");
 	sabot_submission_identity(&s, fcinfo, 2, 3, 4);
 	sabot_submission_run_after(&s, fcinfo, 5);
 	sabot_submission_attempts(&s, fcinfo, 11, 12, 13);
@@ -302,8 +289,11 @@ sabot_submit_job(PG_FUNCTION_ARGS)
 	sabot_submission_check_command(required_command(fcinfo, 0), params);
 	sabot_submission_set_arg(&s, P_COMMAND, fcinfo, 0);
 	sabot_submission_set_arg(&s, P_PARAMS, fcinfo, 1);
+	spread = sabot_submission_spread(&s, fcinfo);
 	if (!PG_ARGISNULL(7))
 		PG_RETURN_INT64(sabot_schedule_submit(&s, PG_GETARG_TEXT_PP(7), NULL));
+	if (spread)
+		PG_RETURN_INT64(sabot_submission_insert_spread(&s, fcinfo));
 	PG_RETURN_INT64(sabot_submission_insert_once(&s, &inserted));
 }
 

@@ -85,6 +85,7 @@ extern void sabot_submission_results(SabotSubmission *s,
 									 int notify);
 extern void sabot_submission_check_name(const char *name);
 extern void sabot_submission_check_syntax(char *command);
+extern void sabot_submission_point(void *arg);
 extern void sabot_submission_check_command(char *command, Jsonb *params);
 extern void sabot_submission_require_array(Jsonb *params, const char *what);
 
@@ -98,6 +99,12 @@ extern int64 sabot_submission_insert_once(SabotSubmission *s, bool *inserted);
 extern int64 sabot_schedule_submit(SabotSubmission *s, text *schedule,
 								   Jsonb *graph);
 extern int64 sabot_graph_insert_run(SabotSubmission *s, Jsonb *json);
+
+/* in job_spread.c */
+extern bool sabot_submission_spread(SabotSubmission *s,
+									FunctionCallInfo fcinfo);
+extern int64 sabot_submission_insert_spread(SabotSubmission *s,
+											FunctionCallInfo fcinfo);
 
 /* in job_depend_submit.c */
 extern void sabot_submission_depends_on(SabotSubmission *s, ArrayType *jobs);

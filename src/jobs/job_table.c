@@ -141,9 +141,7 @@ fill_job(Datum *v, bool *isnull)
 	job->notify = text_or_null(JOB_NOTIFY);
 	job->parent_id = isnull[JOB_PARENT_ID] ? 0 :
 		DatumGetInt64(v[JOB_PARENT_ID]);
-	job->is_graph = sabot_kind_is(v[JOB_KIND], "graph");
-	job->is_schedule = sabot_kind_is(v[JOB_KIND], "schedule");
-	job->is_stream = sabot_kind_is(v[JOB_KIND], "stream");
+	sabot_job_set_kind(job, v[JOB_KIND]);
 	job->on_failure = text_or_null(JOB_ON_FAILURE);
 	job->reason = text_or_null(JOB_REASON);
 	job->sqlstate = text_or_null(JOB_SQLSTATE);

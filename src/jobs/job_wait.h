@@ -31,7 +31,8 @@ typedef struct SabotJobLook
 	/* unfinished jobs only */
 	bool		copied;			/* it belongs to another database */
 	bool		ours;			/* this transaction has put it there */
-	bool		is_graph;
+	bool		is_graph;		/* or spread */
+	bool		is_spread;
 	bool		is_schedule;
 	TimestampTz run_after;		/* 0 if none */
 	char	   *queue;

@@ -49,7 +49,9 @@ typedef struct SabotJob
 {
 	int64		job_id;
 	int64		parent_id;		/* 0 if none */
-	bool		is_graph;
+	bool		is_graph;		/* its children end it: graph or spread */
+	bool		is_spread;		/* over a table */
+	bool		is_piece;		/* of one that is spread */
 	bool		is_schedule;
 	bool		is_stream;
 	Oid			owner;
@@ -85,6 +87,7 @@ typedef struct SabotJob
 	char	   *sqlstate;		/* of the last attempt, or of what makes a */
 	char	   *error;			/* graph fail; each may be NULL */
 	TransactionId version;		/* transaction that wrote the row as it is */
+	struct SabotPiece *piece;	/* what it is restricted to, in its attempt */
 } SabotJob;
 
 /*
@@ -130,8 +133,8 @@ extern void sabot_job_check_statements(const char *command,
 									   List *raw_statements);
 extern bool sabot_job_needs_singly(List *raw_statements);
 extern void sabot_job_execute(const char *command, List *raw_statements,
-							  Jsonb *params, SabotExecMode mode,
-							  SabotOutcome *outcome,
+							  Jsonb *params, const struct SabotPiece *piece,
+							  SabotExecMode mode, SabotOutcome *outcome,
 							  QueryEnvironment *env,
 							  SabotRowConsumer consumer, void *consumer_arg);
 
@@ -287,6 +290,7 @@ extern SabotCrew sabot_queue_crew(const char *queue);
 extern SabotPairKey sabot_job_pair(Oid owner, const char *queue);
 extern void sabot_job_set_extra(const SabotJobExtra *extra);
 extern const SabotJobExtra *sabot_job_extra(void);
+extern void sabot_job_set_kind(SabotJob *job, Datum kind);
 extern void sabot_job_note_units(int64 job_id, int64 total, int64 done,
 								 int64 failed);
 
@@ -413,7 +417,8 @@ extern bool sabot_depend_hold_task(const SabotJob *graph, bool patient);
 
 /* in job_graph_control.c */
 extern void sabot_graph_run(const SabotJob *graph);
-extern bool sabot_graph_interrupt(int64 job_id, SabotInterrupt reason);
+extern bool sabot_graph_interrupt(int64 job_id, SabotInterrupt reason,
+								  bool runs);
 extern TimestampTz sabot_graph_deadline(int64 graph_id);
 extern void sabot_graph_out_of_time(int64 graph_id);
 extern bool sabot_graph_is_running(int64 job_id);
@@ -454,6 +459,21 @@ extern void sabot_stream_shmem_init(void);
 extern void sabot_stream_refill(void);
 extern List *sabot_stream_probe(MemoryContext context);
 
+/* in job_spread.c, job_spread_end.c: jobs that are spread over a table */
+extern struct SabotPiece *sabot_piece_read(const SabotJob *job);
+extern bool sabot_spread_is_planned(int64 job_id);
+extern bool sabot_spread_plan(const SabotJob *job);
+extern void sabot_spread_look_for_signal(int64 job_id);
+extern void sabot_spread_refuse_retry(int64 job_id);
+extern void sabot_spread_go_on(Relation rel, const SabotJob *ended);
+extern SabotOutcome *sabot_spread_outcome(const SabotJob *job,
+										  char **done);
+
+/* in job_spread_hold.c: one snapshot for all pieces of a job */
+extern Size sabot_hold_shmem_size(void);
+extern void sabot_hold_shmem_init(void);
+extern void sabot_hold_import(int64 job_id);
+
 /* in job_wait.c */
 extern Size sabot_wait_shmem_size(void);
 extern void sabot_wait_shmem_init(void);
@@ -469,11 +489,12 @@ extern bool sabot_direct_run_next(void);
 typedef struct SabotFoundJob
 {
 	bool		open;			/* in sabot.job, not in history */
-	bool		is_graph;
+	bool		is_graph;		/* or spread */
 	bool		is_schedule;
 	bool		is_stream;
+	bool		is_piece;
 	bool		waits;			/* it depends on others */
-	int64		graph_id;		/* whose task it is, 0 = none */
+	int64		graph_id;		/* whose child it is, 0 = none */
 	bool		is_run;			/* of a schedule, and no task */
 	bool		paused_by_owner;	/* and not by itself */
 	int64		home;

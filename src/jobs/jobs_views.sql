@@ -86,11 +86,14 @@ REVOKE ALL ON FUNCTION wait_reason(bigint, text, text, boolean, integer, oid, bi
 CREATE VIEW open_job AS
 	SELECT j.job_id, j.parent_id, j.name, j.kind, j.owner, j.owner_name,
 		j.home, j.queue, j.priority,
-		CASE WHEN j.kind = 'graph' AND j.home = home() AND j.state <> 'paused'
-			THEN CASE WHEN EXISTS (SELECT FROM running_job() AS c
+		CASE WHEN j.kind IN ('graph', 'spread') AND j.home = home()
+				AND j.state <> 'paused'
+				AND EXISTS (SELECT FROM running_job() AS c
 					JOIN job AS t ON t.job_id = c.job_id
 					WHERE t.parent_id = j.job_id)
-				THEN 'running' ELSE 'blocked' END::job_state
+			THEN 'running'
+			WHEN j.kind = 'graph' AND j.home = home() AND j.state <> 'paused'
+			THEN 'blocked'
 			WHEN r.job_id IS NOT NULL THEN 'running'
 			WHEN j.home <> home() THEN 'paused'
 			WHEN j.state = 'scheduled' AND j.run_after <= statement_timestamp()
@@ -111,7 +114,8 @@ CREATE VIEW open_job AS
 			ELSE 'paused' END AS reason,
 		j.sqlstate, j.error, q.paused AS queue_paused,
 		q.max_running AS queue_limit,
-		CASE WHEN j.kind IN ('graph', 'schedule') THEN
+		CASE WHEN j.kind IN ('graph', 'schedule') OR (j.kind = 'spread' AND
+				EXISTS (SELECT FROM job AS t WHERE t.parent_id = j.job_id)) THEN
 			ARRAY(SELECT t.job_id FROM job AS t
 				WHERE t.parent_id = j.job_id ORDER BY t.job_id)
 			WHEN j.state = 'blocked' THEN
