@@ -26,6 +26,7 @@
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "jobs/job_cron.h"
 
 #define NFIELDS 5
@@ -96,8 +97,7 @@ typedef struct Reader
 /*
  * invalid_field - raise 22023: a field is not as it may be
  */
-pg_attribute_noreturn()
-static void
+pg_noreturn static void
 invalid_field(const Reader *r)
 {
 	ereport(ERROR,

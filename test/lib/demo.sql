@@ -4,6 +4,14 @@
 CREATE TABLE word (package text, word text, hits int);
 CREATE TABLE relative (package text, relative text, score real);
 
+-- One UPDATE of the whole table, spread over the agents in pieces of its key,
+-- each of which commits alone.
+ALTER TABLE package ADD document tsvector;
+SELECT sabot.submit_job($$
+		UPDATE package SET document = to_tsvector('english', left(description, 300))
+	$$, over => 'package', name => 'documents') AS spread \gset
+CALL sabot.wait_for_job(:spread);
+
 -- The packages in 200 ranges of names, an array of two parameters for each.
 SELECT jsonb_agg(jsonb_build_array(first, last)) AS ranges
 FROM (
@@ -17,7 +25,7 @@ FROM (
 SELECT sabot.submit_job_each($$
 		INSERT INTO word
 		SELECT name, lexeme, cardinality(positions)
-		FROM package, unnest(to_tsvector('english', left(description, 300)))
+		FROM package, unnest(document)
 		WHERE name BETWEEN $1 AND $2
 	$$, :'ranges', name => 'words') AS jobs \gset
 CALL sabot.wait_for_jobs(:'jobs');
@@ -58,6 +66,13 @@ FROM word GROUP BY word ORDER BY packages DESC LIMIT 8;
 \echo 'The packages described most alike:'
 SELECT package, relative, round(score::numeric, 1) AS score
 FROM relative WHERE package < relative ORDER BY relative.score DESC LIMIT 8;
+
+\echo 'The job that was spread over the table:'
+SELECT p.name, p.state, p.total AS pieces, p.rows, count(DISTINCT t.pid) AS agents,
+	round(1000 * extract(epoch FROM max(t.finished_at - t.started_at))) AS longest_ms,
+	round(extract(epoch FROM max(t.finished_at) - min(t.submitted_at)), 1) AS seconds
+FROM sabot.job_progress p JOIN sabot.job_task t ON t.parent_id = p.job_id
+WHERE p.job_id = :spread GROUP BY p.name, p.state, p.total, p.rows;
 
 \echo 'The tasks of the graph (sabot.graph_dot() draws it):'
 SELECT t.name, t.state, t.pid, t.command_tag, t.row_count,
