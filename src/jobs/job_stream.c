@@ -146,10 +146,13 @@ required_batch_rows(FunctionCallInfo fcinfo, int argno)
 }
 
 /*
- * insert_stream - write down what a new stream reads
+ * sabot_capture_register - write down what is captured for a job that has been
+ * inserted, and begin to capture it
+ *
+ * Waits for transactions that have written into the table.
  */
-static void
-insert_stream(int64 job_id, Oid source, int32 batch_rows)
+void
+sabot_capture_register(int64 job_id, Oid source, int32 batch_rows)
 {
 	Oid			types[] = {INT8OID, REGCLASSOID, TEXTOID, INT4OID};
 	char	   *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(source)),
@@ -165,6 +168,7 @@ insert_stream(int64 job_id, Oid source, int32 batch_rows)
 					  4, types, values, NULL, 0);
 	sabot_own_end(&own);
 	SPI_finish();
+	sabot_capture_create(job_id, source);
 }
 
 /*
@@ -206,8 +210,7 @@ sabot_submit_stream(PG_FUNCTION_ARGS)
 	sabot_submission_set(&s, P_ATOMIC, BoolGetDatum(true));
 	sabot_submission_state(&s, SABOT_JOB_QUEUED);
 	job_id = sabot_submission_insert(&s);
-	insert_stream(job_id, source, batch_rows);
-	sabot_capture_create(job_id, source);
+	sabot_capture_register(job_id, source, batch_rows);
 	PG_RETURN_INT64(job_id);
 }
 

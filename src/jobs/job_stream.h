@@ -145,7 +145,9 @@ extern SabotStream *sabot_stream_read(int64 job_id);
 extern void sabot_stream_update(const SabotStream *stream, int rows,
 								int batches, int dead);
 
-/* in job_stream.c */
+/* in job_stream.c; sabot_stream_ended() ends any capture */
+extern void sabot_capture_register(int64 job_id, Oid source,
+								   int32 batch_rows);
 extern bool sabot_stream_set(const SabotJob *job, SabotJobState state,
 							 const char *reason);
 extern void sabot_stream_pause(const SabotJob *job, const char *reason);

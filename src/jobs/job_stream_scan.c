@@ -18,14 +18,15 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "jobs/job_stream.h"
 
 /*
- * list_streams - ids of the streams of a role, or of all with InvalidOid;
- * returns how many
+ * list_streams - ids of the jobs of a role, or of all with InvalidOid, that
+ * have a capture; returns how many
  *
  * Between sabot_own_begin() and sabot_own_end(), SPI connected.
  */
@@ -37,12 +38,14 @@ list_streams(Oid owner, int64 **ids)
 	ObjectIdGetDatum(owner)};
 	int			n;
 
-	n = OidIsValid(owner) ?
-		sabot_spi_generic("SELECT job_id FROM sabot.job WHERE kind = 'stream'"
-						  " AND home = $1 AND owner = $2",
-						  2, types, values, NULL, 0) :
-		sabot_spi_generic("SELECT job_id FROM sabot.job WHERE kind = 'stream'"
-						  " AND home = $1", 1, types, values, NULL, 0);
+	/* However many other jobs there are, and whatever statistics say. */
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	n = sabot_spi_generic("SELECT j.job_id FROM sabot.stream s,"
+						  " LATERAL (SELECT o.job_id, o.owner FROM sabot.job o"
+						  " WHERE o.job_id = s.job_id AND o.home = $1 OFFSET 0) j"
+						  " WHERE $2 = 0::oid OR j.owner = $2",
+						  2, types, values, NULL, 0);
 	*ids = palloc(sizeof(int64) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
@@ -57,6 +60,9 @@ list_streams(Oid owner, int64 **ids)
 /*
  * find_waiting - the streams of a role, or of all with InvalidOid, that there
  * is something to do for; the others wait to be woken from now on
+ *
+ * Captures of other rooms' jobs are only made known: whoever takes their rows
+ * looks by himself, and arms them again.
  *
  * A list of SabotJob in the given context.
  */
@@ -78,7 +84,7 @@ find_waiting(Oid owner, MemoryContext context)
 
 		CHECK_FOR_INTERRUPTS();
 		if (job != NULL)
-			sabot_capture_enter(job, runnable);
+			sabot_capture_enter(job, runnable || !job->is_stream);
 		if (runnable && sabot_stream_waits(ids[i]))
 			result = lappend(result, job);
 		MemoryContextSwitchTo(old);

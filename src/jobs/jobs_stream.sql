@@ -76,8 +76,6 @@ SELECT pg_catalog.pg_extension_config_dump('stream_dead_row', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_event', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_seq', '');
 
-CREATE INDEX job_stream_idx ON job (owner, job_id) WHERE kind = 'stream';
-
 CREATE FUNCTION submit_stream(source_table regclass, command text,
 		name text DEFAULT NULL, batch_rows int DEFAULT 1000,
 		queue text DEFAULT 'default', priority int DEFAULT 0,
