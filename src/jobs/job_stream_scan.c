@@ -18,6 +18,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -75,6 +76,8 @@ find_waiting(Oid owner, MemoryContext context)
 	int			n;
 
 	sabot_own_start_transaction(&own);
+	/* In the order in which DROP EXTENSION locks tables. */
+	LockRelationOid(sabot_catalog(false)->job, AccessShareLock);
 	n = list_streams(owner, &ids);
 	for (int i = 0; i < n; i++)
 	{
