@@ -104,6 +104,13 @@ SELECT unnest(extconfig)::regclass AS dumped
 -- It lives in its own schema, needs a superuser, and goes without a trace.
 CREATE TABLE install_streamed (id int);
 SELECT FROM sabot.submit_stream('install_streamed', 'SELECT count(*) FROM batch');
+DO $$
+BEGIN
+	FOR i IN 1 .. 2000 LOOP
+		EXIT WHEN (SELECT state = 'blocked' FROM sabot.stream_status);
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
 INSERT INTO install_streamed VALUES (1);
 DROP EXTENSION sabot;
 SELECT count(*) AS triggers_left FROM pg_trigger WHERE tgrelid = 'install_streamed'::regclass;
