@@ -58,11 +58,13 @@ sabot_job_of_caller(int64 job_id)
 	sabot_own_begin(&own);
 	exists = sabot_spi("SELECT true, home, state::text, owner, owner_name,"
 					   " state = 'paused' AND reason IS NOT DISTINCT FROM 'paused by its owner',"
-					   " kind IN ('graph', 'spread'), depends_on IS NOT NULL, parent_id, kind"
+					   " kind IN ('graph', 'spread'), depends_on IS NOT NULL, parent_id, kind,"
+					   " EXISTS (SELECT FROM sabot.stream s WHERE s.job_id = $1)"
 					   " FROM sabot.job WHERE job_id = $1"
 					   " UNION ALL"
 					   " SELECT false, home, state::text, owner, owner_name, false,"
-					   " kind IN ('graph', 'spread'), depends_on IS NOT NULL, parent_id, kind"
+					   " kind IN ('graph', 'spread'), depends_on IS NOT NULL, parent_id, kind,"
+					   " EXISTS (SELECT FROM sabot.stream s WHERE s.job_id = $1)"
 					   " FROM sabot.job_history WHERE job_id = $1",
 					   1, types, values, NULL, 1) > 0;
 	if (exists)
@@ -89,6 +91,7 @@ sabot_job_of_caller(int64 job_id)
 		found.is_piece = sabot_kind_is(kind, "piece");
 		found.is_run = found.graph_id != 0 &&
 			(found.is_graph || sabot_kind_is(kind, "run"));
+		found.captures = DatumGetBool(SPI_getbinval(row, desc, 11, &isnull));
 	}
 	sabot_own_end(&own);
 	SPI_finish();
@@ -402,8 +405,8 @@ sabot_retry_job(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.retry_job()");
 	sabot_job_refuse_copied(job_id, &found);
-	if (found.is_stream)
-		sabot_stream_refuse_retry(job_id);
+	if (found.captures)
+		sabot_stream_refuse_retry(job_id, found.is_stream);
 	refuse_child(job_id, &found);
 	SPI_connect();
 	sabot_own_begin(&own);

@@ -172,6 +172,21 @@ sabot_capture_register(int64 job_id, Oid source, int32 batch_rows)
 }
 
 /*
+ * sabot_capture_begin - capture the rows of a table for a new job of the
+ * caller, which takes so many of them at a time
+ *
+ * Waits for transactions that have written into the table.  Errors: 42501 for
+ * a table of somebody else, 42809 for what is no table, 42701 for a column
+ * whose name is reserved.
+ */
+void
+sabot_capture_begin(int64 job_id, Oid source, int batch_rows)
+{
+	check_source(source);
+	sabot_capture_register(job_id, source, batch_rows);
+}
+
+/*
  * SQL: sabot.submit_stream(source_table regclass, command text, name text,
  * batch_rows int, queue text, priority int, max_attempts int, retry_delay
  * interval, timeout interval, notify text) RETURNS bigint - hand the rows of a
@@ -228,7 +243,8 @@ sabot_stream_is_runnable(const SabotJob *job)
 }
 
 /*
- * sabot_stream_ended - a stream has ended: its trigger, and what waits, go
+ * sabot_stream_ended - a job has ended that may have had a capture: its
+ * trigger, and what waits, go
  *
  * In the transaction that ends it.
  */
@@ -244,7 +260,7 @@ sabot_stream_ended(int64 job_id)
 }
 
 /*
- * end_stream - end a stream that has nothing to read anymore
+ * end_stream - end a job that has nothing to read anymore
  *
  * In no transaction.
  */
@@ -316,9 +332,9 @@ change_state(const SabotJob *job, SabotJobState state, const char *reason)
 	sabot_own_start_transaction(&own);
 	(void) sabot_stream_set(job, state, reason);
 	sabot_own_commit_transaction(&own);
-	if (reason != NULL)
+	if (state == SABOT_JOB_PAUSED)
 		ereport(WARNING,
-				(errmsg("stream " INT64_FORMAT " was paused: %s",
+				(errmsg("job " INT64_FORMAT " was paused: %s",
 						job->job_id, reason),
 				 errhint("Use sabot.resume_job(" INT64_FORMAT ") when the cause is gone.",
 						 job->job_id)));
@@ -425,9 +441,40 @@ look(const SabotJob *job, Look *result)
 }
 
 /*
- * sabot_stream_prepare - do what is to be done for a stream before a batch
+ * end_without_trigger - end a job whose table is gone, or was freed of the
+ * trigger
+ */
+static void
+end_without_trigger(const SabotJob *job, const SabotStream *stream)
+{
+	if (job->is_stream)
+		end_stream(job, psprintf("table %s, or the stream's trigger on it, was dropped",
+								 stream->source_name),
+				   "All rows written before were handed over. Submit the stream again if the table is there.");
+	else
+		end_stream(job, psprintf("table %s, or the job's trigger on it, was dropped",
+								 stream->source_name),
+				   "Submit the job again if the table is there.");
+}
+
+/*
+ * why_idle - what a job that has taken all rows waits for
  *
- * Returns whether a batch is to be run now.  In no transaction.
+ * NULL for a stream, of which everybody knows.
+ */
+static const char *
+why_idle(const SabotJob *job, const SabotStream *stream)
+{
+	return job->is_stream ? NULL :
+		psprintf("waits for changes of table %s", stream->source_name);
+}
+
+/*
+ * sabot_stream_prepare - do what is to be done for a job with a capture before
+ * it takes rows
+ *
+ * Returns whether there are some now; if not, and if nothing else was to be
+ * done, the job is blocked afterwards.  In no transaction.
  */
 bool
 sabot_stream_prepare(const SabotJob *job)
@@ -436,7 +483,7 @@ sabot_stream_prepare(const SabotJob *job)
 
 	look(job, &l);
 	if (l.stream == NULL || l.nparts == 0)
-		end_stream(job, "captured rows of the stream are gone",
+		end_stream(job, "captured rows of the job are gone",
 				   "Submit it again.");
 	else if (!l.owns_source)
 		sabot_stream_pause(job, psprintf("its owner does not own table %s anymore",
@@ -450,11 +497,9 @@ sabot_stream_prepare(const SabotJob *job)
 	else if (l.nparts > 1)
 		drop_first_part(job, l.first_part);
 	else if (!l.has_trigger)
-		end_stream(job, psprintf("table %s, or the stream's trigger on it, was dropped",
-								 l.stream->source_name),
-				   "All rows written before were handed over. Submit the stream again if the table is there.");
+		end_without_trigger(job, l.stream);
 	else if (job->state != sabot_catalog(false)->states[SABOT_JOB_BLOCKED])
-		change_state(job, SABOT_JOB_BLOCKED, NULL);
+		change_state(job, SABOT_JOB_BLOCKED, why_idle(job, l.stream));
 	return false;
 }
 
@@ -630,14 +675,19 @@ sabot_stream_trim(int64 job_id)
 }
 
 /*
- * sabot_stream_refuse_retry - raise 55000 for a stream that has ended
+ * sabot_stream_refuse_retry - raise 55000 for a job with a capture that has
+ * ended; is_stream tells whether it is a stream
  */
 void
-sabot_stream_refuse_retry(int64 job_id)
+sabot_stream_refuse_retry(int64 job_id, bool is_stream)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("job " INT64_FORMAT " is a stream that has ended", job_id),
+			 is_stream ?
+			 errmsg("job " INT64_FORMAT " is a stream that has ended", job_id) :
+			 errmsg("job " INT64_FORMAT " has ended, and follows its table no more",
+					job_id),
 			 errdetail("Its trigger and the rows it had captured are gone."),
-			 errhint("Use sabot.submit_stream() again.")));
+			 is_stream ? errhint("Use sabot.submit_stream() again.") :
+			 errhint("Submit it again.")));
 }

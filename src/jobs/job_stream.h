@@ -127,10 +127,13 @@ extern void sabot_capture_watch_subend(SubXactEvent event,
 extern void sabot_capture_guard_tag(LOCKTAG *tag, int64 block);
 extern bool sabot_capture_guarded(const LOCKTAG *tag, int64 *block);
 extern void sabot_capture_touch(int64 job_id);
+extern bool sabot_capture_is_touched(int64 job_id);
 extern void sabot_capture_install_hooks(void);
 
 /* in job_stream_wake.c */
 extern void sabot_capture_enter(const SabotJob *job, bool armed);
+extern void sabot_capture_listen(const SabotJob *job);
+extern bool sabot_capture_has_heard(int64 job_id);
 extern void sabot_capture_forget(int64 job_id);
 extern void sabot_capture_wake_begin(int64 job_id);
 extern void sabot_capture_wake(int64 job_id);
@@ -148,6 +151,7 @@ extern void sabot_stream_update(const SabotStream *stream, int rows,
 /* in job_stream.c; sabot_stream_ended() ends any capture */
 extern void sabot_capture_register(int64 job_id, Oid source,
 								   int32 batch_rows);
+extern void sabot_capture_begin(int64 job_id, Oid source, int batch_rows);
 extern bool sabot_stream_set(const SabotJob *job, SabotJobState state,
 							 const char *reason);
 extern void sabot_stream_pause(const SabotJob *job, const char *reason);

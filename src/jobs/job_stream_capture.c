@@ -310,14 +310,26 @@ command_of(TupleTableSlot *slot)
 }
 
 /*
+ * sabot_capture_is_touched - whether rows of a capture were written in this
+ * transaction
+ */
+bool
+sabot_capture_is_touched(int64 job_id)
+{
+	for (int i = 0; i < ntouched; i++)
+		if (touched[i] == job_id)
+			return true;
+	return false;
+}
+
+/*
  * sabot_capture_touch - those that read a capture are to be told at commit
  */
 void
 sabot_capture_touch(int64 job_id)
 {
-	for (int i = 0; i < ntouched; i++)
-		if (touched[i] == job_id)
-			return;
+	if (sabot_capture_is_touched(job_id))
+		return;
 	if (ntouched == maxtouched)
 	{
 		maxtouched = Max(4, maxtouched * 2);

@@ -44,7 +44,8 @@ typedef struct Entry
 	}			key;			/* hash key, must be first */
 	Oid			owner;
 	int32		priority;
-	bool		armed;
+	bool		armed;			/* the next commit with rows wakes it */
+	bool		listens;		/* there was none since it began to */
 	char		queue[NAMEDATALEN];
 } Entry;
 
@@ -91,12 +92,10 @@ find_locked(int64 job_id, HASHACTION action)
 }
 
 /*
- * sabot_capture_enter - make a capture known, armed or not
- *
- * Who arms it looks for rows after this.
+ * enter - make a capture known, as it is to be
  */
-void
-sabot_capture_enter(const SabotJob *job, bool armed)
+static void
+enter(const SabotJob *job, bool armed, bool listens)
 {
 	Entry	   *entry;
 
@@ -107,9 +106,49 @@ sabot_capture_enter(const SabotJob *job, bool armed)
 		entry->owner = job->owner;
 		entry->priority = job->priority;
 		entry->armed = armed;
+		entry->listens = listens;
 		strlcpy(entry->queue, job->queue, NAMEDATALEN);
 	}
 	LWLockRelease(lock);
+}
+
+/*
+ * sabot_capture_enter - make a capture known, armed or not
+ *
+ * Who arms it looks for rows after this.
+ */
+void
+sabot_capture_enter(const SabotJob *job, bool armed)
+{
+	enter(job, armed, false);
+}
+
+/*
+ * sabot_capture_listen - from now on, remember whether there was a commit with
+ * rows of a capture; nobody is woken
+ *
+ * For who works on the job anyway.  He looks for rows after this.
+ */
+void
+sabot_capture_listen(const SabotJob *job)
+{
+	enter(job, false, true);
+}
+
+/*
+ * sabot_capture_has_heard - whether there may have been such a commit since
+ */
+bool
+sabot_capture_has_heard(int64 job_id)
+{
+	Entry	   *entry;
+	bool		listens;
+
+	LWLockAcquire(lock, LW_SHARED);
+	entry = find_locked(job_id, HASH_FIND);
+	listens = entry != NULL && entry->listens;
+	LWLockRelease(lock);
+	return !listens;
 }
 
 /*
@@ -167,7 +206,7 @@ disarm(int64 job_id)
 	entry = find_locked(job_id, HASH_FIND);
 	was_armed = entry != NULL && entry->armed;
 	if (entry != NULL)
-		entry->armed = false;
+		entry->armed = entry->listens = false;
 	LWLockRelease(lock);
 	return was_armed;
 }
@@ -190,7 +229,7 @@ sabot_capture_wake(int64 job_id)
 		sabot_pool_request_probe(MyDatabaseId);
 		return;
 	}
-	if (!entry.armed || !disarm(job_id))
+	if ((!entry.armed && !entry.listens) || !disarm(job_id))
 		return;
 	ready.priority = entry.priority;
 	ready.pushed_at = GetCurrentTimestamp();

@@ -418,7 +418,8 @@ sabot_job_move(const SabotJob *job, const SabotEnd *end)
 
 	fill_end(v, isnull, job, end);
 	sabot_job_insert_row(sabot_catalog(false)->history, v, isnull);
-	if (job->is_stream)
+	/* Jobs of another crew may have a capture, too. */
+	if (job->is_stream || sabot_queue_crew(job->queue) != SABOT_AGENTS)
 		sabot_stream_ended(job->job_id);
 	sabot_job_notify(job, end->state);
 	/* Whether a subtransaction's work stays, its caller knows. */

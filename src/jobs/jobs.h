@@ -433,7 +433,10 @@ extern bool sabot_schedule_requeue(int64 job_id);
 extern int	sabot_spi_latest(const char *sql, int nargs, const Oid *types,
 							 Datum *values);
 
-/* in job_stream.c and job_stream_fail.c: rows of a table, batch by batch */
+/*
+ * in job_stream.c and job_stream_fail.c: rows of a table, batch by batch; what
+ * is of use to other jobs that want to know them is in job_stream.h
+ */
 struct SabotBatch;
 extern bool sabot_stream_is_runnable(const SabotJob *job);
 extern bool sabot_stream_prepare(const SabotJob *job);
@@ -447,7 +450,7 @@ extern bool sabot_stream_finish(const SabotJob *job,
 extern bool sabot_stream_obey(int64 job_id);
 extern void sabot_stream_trim(int64 job_id);
 extern void sabot_stream_ended(int64 job_id);
-extern void sabot_stream_refuse_retry(int64 job_id);
+extern void sabot_stream_refuse_retry(int64 job_id, bool is_stream);
 extern bool sabot_stream_is_cut(int64 job_id);
 extern void sabot_stream_give_up(const SabotJob *job, const SabotEnd *end);
 
@@ -493,6 +496,7 @@ typedef struct SabotFoundJob
 	bool		is_schedule;
 	bool		is_stream;
 	bool		is_piece;
+	bool		captures;		/* rows of a table, or has done so */
 	bool		waits;			/* it depends on others */
 	int64		graph_id;		/* whose child it is, 0 = none */
 	bool		is_run;			/* of a schedule, and no task */

@@ -98,7 +98,8 @@ CREATE VIEW open_job AS
 			WHEN j.home <> home() THEN 'paused'
 			WHEN j.state = 'scheduled' AND j.run_after <= statement_timestamp()
 				THEN 'queued'
-			WHEN j.kind = 'stream' AND j.state = 'blocked' AND stream_waits(j.job_id)
+			WHEN j.state = 'blocked' AND (j.kind = 'stream' OR j.reason IS NOT NULL)
+				AND stream_waits(j.job_id)
 				THEN 'queued'
 			ELSE j.state
 		END AS state,
@@ -108,9 +109,12 @@ CREATE VIEW open_job AS
 		CASE WHEN j.kind = 'graph' AND j.timeout IS NOT NULL
 			THEN j.run_after - j.timeout ELSE j.run_after END AS run_after,
 		COALESCE(r.started_at, j.started_at) AS started_at,
-		CASE WHEN j.reason IS NULL OR is_mine(j.owner, j.owner_name, j.home)
-			THEN CASE WHEN j.kind = 'stream' AND j.state = 'blocked'
-				THEN 'waits for rows of its table' ELSE j.reason END
+		CASE WHEN j.kind = 'stream' AND j.state = 'blocked'
+				THEN 'waits for rows of its table'
+			WHEN j.reason IS NULL OR is_mine(j.owner, j.owner_name, j.home)
+				THEN j.reason
+			-- One that has a reason while it is blocked has taken all rows.
+			WHEN j.state = 'blocked' THEN 'waits for changes of its table'
 			ELSE 'paused' END AS reason,
 		j.sqlstate, j.error, q.paused AS queue_paused,
 		q.max_running AS queue_limit,
@@ -264,7 +268,7 @@ CREATE VIEW job_progress AS
 						ceil(COALESCE(l.lag_rows, 0)::numeric / s.batch_rows)::bigint
 						AS total, s.batches AS done, s.dead AS failed, s.rows,
 					j.submitted_at AS started_at
-				WHERE s.job_id IS NOT NULL
+				WHERE j.kind = 'stream' AND s.job_id IS NOT NULL
 				UNION ALL
 				SELECT CASE WHEN u.job_id IS NOT NULL THEN u.total
 						WHEN count(*) = 0 THEN 1 ELSE count(*) END AS total,
@@ -287,7 +291,7 @@ CREATE VIEW job_progress AS
 				FROM job_task AS t
 				WHERE t.parent_id = j.job_id
 					AND j.kind NOT IN ('job', 'schedule', 'stream')
-				HAVING s.job_id IS NULL) AS n) AS p;
+				HAVING j.kind <> 'stream' OR s.job_id IS NULL) AS n) AS p;
 
 COMMENT ON VIEW job_progress IS
 	'how far each job is, counted in its children, its items, or as one unit if it has neither';
@@ -298,9 +302,9 @@ COMMENT ON COLUMN job_progress.percent IS 'of the units, those completed';
 COMMENT ON COLUMN job_progress.rows IS 'rows the units reported so far';
 COMMENT ON COLUMN job_progress.rate IS 'units completed per second of run time';
 COMMENT ON COLUMN job_progress.lag_rows IS
-	'of a stream: rows that were captured and not handed over yet';
+	'of a stream, or of a job that follows a table: rows that were captured and not handed over yet';
 COMMENT ON COLUMN job_progress.lag IS
-	'of a stream: for how long the oldest of these has been waiting';
+	'for how long the oldest of these has been waiting';
 COMMENT ON COLUMN job_progress.eta IS
 	'time left at that rate, NULL before the first unit is completed';
 
