@@ -62,7 +62,7 @@ SELECT args, (pg_temp.try(pg_temp.job(args))).* FROM unnest(ARRAY[
 	'timeout => NULL', 'timeout => ''0''', 'timeout => ''-1 s''', 'timeout => ''2 days''',
 	'max_attempts => 0', 'max_attempts => NULL', 'reuse => NULL',
 	'priority => NULL', 'priority => 5000', 'name => repeat(''n'', 256)',
-	'notify => ''''', 'depends_on => ''{1}''', 'follow => true']) AS args \gx
+	'notify => ''''', 'depends_on => ''{1}''', 'follow => NULL']) AS args \gx
 -- Targets, keys, outputs and fallbacks that do not fit.
 SELECT args, (pg_temp.try(pg_temp.job(args))).* FROM unnest(ARRAY[
 	'target => ''llm.item''', 'output => ''title''',
@@ -95,7 +95,7 @@ SELECT args, (pg_temp.try(format('SELECT sabot.submit_embedding_job(''TABLE llm.
 	FROM unnest(ARRAY['model => ''m'', batch_size => 0', 'model => ''m'', batch_size => 5000',
 	'model => ''m'', batch_size => NULL',
 	'model => ''m'', target => ''llm.item'', output => ''score''',
-	'model => ''m'', follow => true', 'model => ''m'', depends_on => ''{1}''']) AS args \gx
+	'model => ''m'', follow => NULL', 'model => ''m'', depends_on => ''{1}''']) AS args \gx
 SELECT (pg_temp.try('SELECT sabot.submit_embedding_job(''TABLE llm.item'', NULL)')).* \gx
 -- The queue is the lane's own.
 SELECT (pg_temp.try('SELECT sabot.submit_job(''SELECT 1'', queue => ''llm'')')).* \gx

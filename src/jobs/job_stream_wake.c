@@ -52,6 +52,9 @@ typedef struct Entry
 static LWLock *lock = NULL;
 static HTAB *entries = NULL;
 
+/* A job whose rows we write ourselves, 0 = none. */
+static int64 hushed_job = 0;
+
 /*
  * sabot_stream_shmem_size - bytes of shared memory the streams need
  */
@@ -212,6 +215,16 @@ disarm(int64 job_id)
 }
 
 /*
+ * sabot_capture_hush - the transaction that is about to commit is of who takes
+ * the rows of a capture anyway: it is to wake nobody for that
+ */
+void
+sabot_capture_hush(int64 job_id)
+{
+	hushed_job = job_id;
+}
+
+/*
  * sabot_capture_wake - rows of a capture were committed
  *
  * Cannot fail: it is called after commits.
@@ -222,7 +235,7 @@ sabot_capture_wake(int64 job_id)
 	Entry		entry;
 	SabotReady	ready = {.job_id = job_id};
 
-	if (lock == NULL)
+	if (lock == NULL || job_id == hushed_job)
 		return;
 	if (!look_up(job_id, &entry))
 	{

@@ -69,6 +69,7 @@ typedef struct SabotLlmSpec
 	int			max_attempts;
 	int			batch_size;		/* 1 unless embedding */
 	bool		reuse;
+	bool		follow;			/* keep going with rows that change */
 	int64		total;			/* items, -1 until the source was read */
 } SabotLlmSpec;
 
@@ -302,10 +303,14 @@ extern uint64 sabot_mapping_write(const SabotMapping *mapping,
 								  Jsonb *value);
 
 /* in llm_source.c: the query whose rows are items */
+extern struct Query *sabot_source_query(const char *source);
 extern TupleDesc sabot_source_columns(const char *source);
 extern void sabot_source_check_key(const SabotLlmSpec *spec,
 								   TupleDesc columns);
 extern int64 sabot_source_read(const SabotLlmSpec *spec);
+
+/* in llm_follow_submit.c: whether the rows of a source can be followed */
+extern Oid	sabot_follow_source(SabotLlmSpec *spec);
 
 /* in llm_spec.c: rows of sabot.llm_job */
 extern SabotLlmSpec *sabot_spec_read(int64 job_id, MemoryContext context);

@@ -71,15 +71,36 @@ CREATE TABLE llm_item (
 	key           jsonb,
 	prompt        text,
 	same_as       bigint,
+	followed      boolean NOT NULL DEFAULT false,
+	settled       text,
 	PRIMARY KEY (job_id, item)
 ) USING heap;
 
 COMMENT ON TABLE llm_item IS 'rows of sources, with their prompts';
 COMMENT ON COLUMN llm_item.item IS 'number within the job, from 1';
 COMMENT ON COLUMN llm_item.same_as IS 'the first item with the same prompt, whose answer is reused';
+COMMENT ON COLUMN llm_item.followed IS 'its row is asked for again when it changes';
+COMMENT ON COLUMN llm_item.settled IS
+	'the prompt of its row once the answer was written, if that has changed it';
 
 CREATE INDEX llm_item_same_idx ON llm_item (job_id, same_as, item)
 	WHERE same_as IS NOT NULL;
+
+-- Hashes, as neither keys nor prompts need fit into an index.
+CREATE INDEX llm_item_key_idx ON llm_item (job_id, jsonb_hash_extended(key, 0))
+	WHERE followed;
+CREATE INDEX llm_item_prompt_idx
+	ON llm_item (job_id, hashtextextended(prompt COLLATE "C", 0))
+	WHERE followed AND same_as IS NULL;
+
+-- Jobs that follow a table have ever more answers, and now and then an item.
+CREATE TABLE llm_waiting (
+	job_id        bigint  NOT NULL,
+	item          bigint  NOT NULL,
+	PRIMARY KEY (job_id, item)
+) USING heap;
+
+COMMENT ON TABLE llm_waiting IS 'items without an answer, of jobs that follow a table';
 
 CREATE TABLE llm_answer (
 	job_id        bigint  NOT NULL,
@@ -162,6 +183,7 @@ COMMENT ON COLUMN llm_count.run_ms IS 'time a worker has had the job, in ms';
 SELECT pg_catalog.pg_extension_config_dump('llm_endpoint', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_job', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_item', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_waiting', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_answer', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_failure', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_count', '');

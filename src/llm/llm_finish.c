@@ -36,6 +36,8 @@
 #include "utils/wait_event.h"
 
 #include "jobs/job_run.h"
+#include "jobs/job_stream.h"
+#include "llm/llm_follow.h"
 #include "llm/llm_run.h"
 
 /* So often is something written again that others were in the way of ... */
@@ -45,10 +47,10 @@
 #define WRITE_RETRY_MS 20
 
 /*
- * is_passing - whether an error may be gone when the same is tried again
+ * sabot_llm_is_passing - whether an error may be gone when the same is tried again
  */
-static bool
-is_passing(int sqlstate)
+bool
+sabot_llm_is_passing(int sqlstate)
 {
 	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_TRANSACTION_ROLLBACK ||
 		sqlstate == ERRCODE_LOCK_NOT_AVAILABLE;
@@ -61,7 +63,7 @@ is_passing(int sqlstate)
  * error text if not exactly one row was hit, which the caller has to undo.
  */
 static const char *
-update_target(SabotLlmRun *run, const SabotEnding *ending)
+update_target(SabotLlmRun *run, SabotEnding *ending)
 {
 	int			guc_level = NewGUCNestLevel();
 	uint64		nrows = sabot_mapping_write(run->mapping, run->spec,
@@ -77,13 +79,35 @@ update_target(SabotLlmRun *run, const SabotEnding *ending)
 }
 
 /*
+ * update_unless_stale - as update_target(), unless the row has changed since
+ * the item was sent
+ */
+static const char *
+update_unless_stale(SabotLlmRun *run, SabotEnding *ending)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	const char *why = NULL;
+
+	if (run->follow)
+		ending->stale = sabot_follow_is_stale(run, ending->item);
+	MemoryContextSwitchTo(caller);
+	if (ending->stale || ending->write == NULL)
+		return NULL;
+	why = update_target(run, ending);
+	MemoryContextSwitchTo(caller);
+	if (run->follow && why == NULL)
+		ending->settled = sabot_follow_settled(run, ending->item);
+	return why;
+}
+
+/*
  * write_target - write a value into the target, or say why that failed
  *
  * In a subtransaction.  Cancel and the like are raised again, and so is what
  * may pass: with the locks of other items nobody gets out of a deadlock.
  */
 static const char *
-write_target(SabotLlmRun *run, const SabotEnding *ending)
+write_target(SabotLlmRun *run, SabotEnding *ending)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -93,7 +117,7 @@ write_target(SabotLlmRun *run, const SabotEnding *ending)
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
-		why = update_target(run, ending);
+		why = update_unless_stale(run, ending);
 		if (why == NULL)
 			ReleaseCurrentSubTransaction();
 		else
@@ -105,7 +129,7 @@ write_target(SabotLlmRun *run, const SabotEnding *ending)
 
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
-		if (is_passing(error->sqlerrcode) ||
+		if (sabot_llm_is_passing(error->sqlerrcode) ||
 			(error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
 			 sabot_agent_interrupted() != SABOT_INTERRUPT_NONE))
 			PG_RE_THROW();
@@ -128,7 +152,7 @@ write_target(SabotLlmRun *run, const SabotEnding *ending)
  * none for those after it.  A timeout that comes when it is over is nobody's.
  */
 static const char *
-write_in_time(SabotLlmRun *run, const SabotEnding *ending)
+write_in_time(SabotLlmRun *run, SabotEnding *ending)
 {
 	const char *why;
 
@@ -170,18 +194,24 @@ record(SabotLlmRun *run, SabotEnding *endings, int n)
 	bool		ours = true;
 
 	sabot_own_begin(&own);
+	if (run->follow)
+		sabot_items_use_indexes();
 	for (int i = 0; i < n && ours; i++)
 	{
 		SabotEnding *ending = &endings[i];
 
 		if (ending->item->lost || run->careful)
 			sabot_item_survived(run->spec, ending->item);
+		if (ending->stale)
+			continue;
 		if (ending->failed_attempt)
 			sabot_item_note_failure(run->spec, ending->item,
 									ending->end.error_class,
 									ending->end.error,
 									ending->end.latency_ms, false);
 		ours = sabot_item_finish(run->spec, ending->item, &ending->end);
+		if (ours && run->follow)
+			sabot_follow_finished(run->spec, ending->item, ending->settled);
 	}
 	if (ours && sabot_usage_is_due(run))
 		(void) sabot_usage_count(run, false);
@@ -192,11 +222,11 @@ record(SabotLlmRun *run, SabotEnding *endings, int n)
 /*
  * commit_endings - write and record what became of items in one transaction
  *
- * Sets recorded in all of them, or in none if it is known already what became
- * of one.
+ * Sets recorded in all of them but those that are stale, or in none if it is
+ * known already what became of one, and says that.
  */
 static void
-commit_endings(SabotLlmRun *run, SabotEnding *endings, int n)
+commit_endings(SabotLlmRun *run, SabotEnding *endings, int n, bool *known)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	bool		forgives = run->careful;
@@ -216,11 +246,13 @@ commit_endings(SabotLlmRun *run, SabotEnding *endings, int n)
 
 		CHECK_FOR_INTERRUPTS();
 		forgives |= endings[i].item->lost;
-		if (endings[i].write == NULL)
+		endings[i].stale = false;
+		endings[i].settled = NULL;
+		if (endings[i].write == NULL && !run->follow)
 			continue;
 		MemoryContextSwitchTo(caller);
 		why = write_in_time(run, &endings[i]);
-		if (why)
+		if (why && endings[i].write)
 			note_write_failed(&endings[i], why);
 	}
 	ours = record(run, endings, n);
@@ -230,8 +262,13 @@ commit_endings(SabotLlmRun *run, SabotEnding *endings, int n)
 		CommitTransactionCommand();
 	else
 		AbortOutOfAnyTransaction();
+	sabot_capture_hush(0);
 	for (int i = 0; i < n; i++)
-		endings[i].recorded = ours;
+	{
+		endings[i].settled = NULL;
+		endings[i].recorded = ours && !endings[i].stale;
+	}
+	*known = !ours;
 	/* Our losses were forgiven in the job's row. */
 	if (ours && forgives)
 		sabot_attempt_renew(run->job);
@@ -244,20 +281,21 @@ commit_endings(SabotLlmRun *run, SabotEnding *endings, int n)
  * In no transaction afterwards.  Raises interrupts.
  */
 static ErrorData *
-try_endings(SabotLlmRun *run, SabotEnding *endings, int n)
+try_endings(SabotLlmRun *run, SabotEnding *endings, int n, bool *known)
 {
 	MemoryContext volatile caller = CurrentMemoryContext;
 	ErrorData  *volatile error = NULL;
 
 	PG_TRY();
 	{
-		commit_endings(run, endings, n);
+		commit_endings(run, endings, n, known);
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
 		disable_all_timeouts(false);
+		sabot_capture_hush(0);
 		if (sabot_agent_interrupted() != SABOT_INTERRUPT_NONE)
 			PG_RE_THROW();
 		FlushErrorState();
@@ -290,10 +328,11 @@ finish_one(SabotLlmRun *run, SabotEnding *ending)
 {
 	ErrorData  *error;
 	int			tries = 0;
+	bool		known;
 
-	while ((error = try_endings(run, ending, 1)) != NULL)
+	while ((error = try_endings(run, ending, 1, &known)) != NULL)
 	{
-		if (is_passing(error->sqlerrcode) && tries < WRITE_RETRIES)
+		if (sabot_llm_is_passing(error->sqlerrcode) && tries < WRITE_RETRIES)
 			rest(++tries);
 		else if (ending->write == NULL)
 			ReThrowError(error);
@@ -312,7 +351,9 @@ finish_one(SabotLlmRun *run, SabotEnding *ending)
 void
 sabot_llm_finish(SabotLlmRun *run, SabotEnding *endings, int n)
 {
-	if (n > 1 && try_endings(run, endings, n) == NULL && endings[0].recorded)
+	bool		known;
+
+	if (n > 1 && try_endings(run, endings, n, &known) == NULL && !known)
 		return;
 	for (int i = 0; i < n; i++)
 		finish_one(run, &endings[i]);

@@ -7,7 +7,8 @@
  * primary key of the answers is what keeps an item from having two results,
  * whatever crashed.  Items that wait are those without an answer.  The worker
  * goes through them in their order and remembers where it is, so that it
- * does not read again what is done.
+ * does not read again what is done.  Jobs that follow a table have no end that
+ * it could come to; those of their items that wait are listed.
  *
  * IDENTIFICATION
  *		src/llm/llm_item.c
@@ -79,7 +80,7 @@ column_text(int row, int column)
 }
 
 /*
- * use_indexes - have the statements of this transaction use their indexes,
+ * sabot_items_use_indexes - have the statements of this transaction use their indexes,
  * whatever the planner thinks of tables that were just filled
  *
  * That is not enough where two tables meet.  To a planner that has seen an
@@ -89,8 +90,8 @@ column_text(int row, int column)
  * good as one that finds the answer of an item, so the item is a range, in an
  * order that only the latter has.
  */
-static void
-use_indexes(void)
+void
+sabot_items_use_indexes(void)
 {
 	static const char *const off[] = {
 		"enable_seqscan", "enable_bitmapscan", "enable_hashjoin",
@@ -118,6 +119,30 @@ fill_item(SabotLlmItem *item, int row)
 	item->lost = column_int8(row, 5) > 0;
 }
 
+/* The columns of an item that waits. */
+#define ITEM_COLUMNS "SELECT i.item, i.key, i.prompt," \
+	" (SELECT count(*) FROM sabot.llm_failure f" \
+	"  WHERE f.job_id = i.job_id AND f.item = i.item)," \
+	" (SELECT count(*) FROM sabot.llm_failure f" \
+	"  WHERE f.job_id = i.job_id AND f.item = i.item AND f.lost)"
+
+/* That it has no answer. */
+#define NO_ANSWER "NOT EXISTS (SELECT FROM sabot.llm_answer a" \
+	"  WHERE a.job_id = i.job_id AND a.item BETWEEN i.item AND i.item" \
+	"  ORDER BY a.item OFFSET 0)"
+
+static const char fetch_unanswered[] =
+ITEM_COLUMNS " FROM sabot.llm_item i"
+" WHERE i.job_id = $1 AND i.item > $2 AND i.same_as IS NULL AND " NO_ANSWER
+" ORDER BY i.job_id, i.item LIMIT $3";
+
+static const char fetch_listed[] =
+ITEM_COLUMNS " FROM sabot.llm_waiting w CROSS JOIN LATERAL"
+" (SELECT t.* FROM sabot.llm_item t WHERE t.job_id = w.job_id"
+"  AND t.item BETWEEN w.item AND w.item ORDER BY t.item OFFSET 0) i"
+" WHERE w.job_id = $1 AND w.item > $2 AND i.same_as IS NULL AND " NO_ANSWER
+" ORDER BY w.job_id, w.item LIMIT $3";
+
 /*
  * sabot_items_fetch - up to limit items after one of that number that wait
  * for the model
@@ -126,11 +151,11 @@ fill_item(SabotLlmItem *item, int row)
  * its own.  In no transaction.
  */
 List *
-sabot_items_fetch(int64 job_id, int64 after, int limit,
+sabot_items_fetch(const SabotLlmSpec *spec, int64 after, int limit,
 				  MemoryContext context)
 {
 	Oid			types[] = {INT8OID, INT8OID, INT4OID};
-	Datum		values[] = {Int64GetDatum(job_id), Int64GetDatum(after),
+	Datum		values[] = {Int64GetDatum(spec->job_id), Int64GetDatum(after),
 	Int32GetDatum(limit)};
 	List	   *items = NIL;
 	SabotOwn	own;
@@ -138,18 +163,8 @@ sabot_items_fetch(int64 job_id, int64 after, int limit,
 	int			n;
 
 	sabot_own_start_transaction(&own);
-	use_indexes();
-	n = sabot_spi_generic("SELECT i.item, i.key, i.prompt,"
-						  " (SELECT count(*) FROM sabot.llm_failure f"
-						  "  WHERE f.job_id = i.job_id AND f.item = i.item),"
-						  " (SELECT count(*) FROM sabot.llm_failure f"
-						  "  WHERE f.job_id = i.job_id AND f.item = i.item AND f.lost)"
-						  " FROM sabot.llm_item i"
-						  " WHERE i.job_id = $1 AND i.item > $2 AND i.same_as IS NULL"
-						  " AND NOT EXISTS (SELECT FROM sabot.llm_answer a"
-						  "  WHERE a.job_id = i.job_id AND a.item BETWEEN i.item AND i.item"
-						  "  ORDER BY a.item OFFSET 0)"
-						  " ORDER BY i.job_id, i.item LIMIT $3",
+	sabot_items_use_indexes();
+	n = sabot_spi_generic(spec->follow ? fetch_listed : fetch_unanswered,
 						  3, types, values, NULL, 0);
 	old = MemoryContextSwitchTo(context);
 	for (int i = 0; i < n; i++)
@@ -196,7 +211,7 @@ sabot_items_same(int64 job_id, int64 same_as, SabotSamePlace *place,
 	int			n;
 
 	sabot_own_start_transaction(&own);
-	use_indexes();
+	sabot_items_use_indexes();
 	n = sabot_spi("SELECT i.item, i.key, i.prompt, 0::bigint,"
 				  " (SELECT count(*) FROM sabot.llm_failure l"
 				  "  WHERE l.job_id = i.job_id AND l.item = i.item AND l.lost),"
@@ -251,7 +266,10 @@ sabot_items_begin(int64 job_id)
 	Datum		values[] = {Int64GetDatum(job_id)};
 
 	last_finished = 0;
-	if (sabot_spi("SELECT max(finished_at) FROM sabot.llm_answer WHERE job_id = $1",
+	/* The last one may have been counted, and taken away since. */
+	if (sabot_spi("SELECT GREATEST((SELECT max(finished_at) FROM sabot.llm_answer"
+				  "  WHERE job_id = $1), (SELECT NULLIF(counted_at, '-infinity')"
+				  "  FROM sabot.llm_count WHERE job_id = $1))",
 				  1, types, values, NULL, 0) > 0)
 		last_finished = (TimestampTz) column_int8(0, 1);
 	return sabot_spi("SELECT FROM sabot.llm_item"
@@ -456,7 +474,7 @@ sabot_items_count(const SabotLlmSpec *spec, SabotLlmUsage *usage)
 	};
 	int64		finished = 0;
 
-	use_indexes();
+	sabot_items_use_indexes();
 	if (sabot_spi_generic("WITH n AS (SELECT count(*) FILTER (WHERE a.state = 'done') AS done,"
 						  " count(*) FILTER (WHERE a.state = 'fallback') AS fallback,"
 						  " count(*) FILTER (WHERE a.state = 'failed') AS failed,"

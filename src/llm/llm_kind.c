@@ -92,6 +92,7 @@ forget(Datum job_ids)
 	static const char *const statements[] = {
 		"DELETE FROM sabot.llm_job WHERE job_id = ANY ($1)",
 		"DELETE FROM sabot.llm_item WHERE job_id = ANY ($1)",
+		"DELETE FROM sabot.llm_waiting WHERE job_id = ANY ($1)",
 		"DELETE FROM sabot.llm_answer WHERE job_id = ANY ($1)",
 		"DELETE FROM sabot.llm_failure WHERE job_id = ANY ($1)",
 		"DELETE FROM sabot.llm_refusal WHERE job_id = ANY ($1)",

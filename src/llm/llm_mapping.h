@@ -49,6 +49,9 @@ extern Form_pg_attribute sabot_mapping_find_column(Relation rel,
 												   const char *name);
 
 /* in llm_mapping_update.c */
+extern bool sabot_key_is_unique(Relation rel, const Bitmapset *key);
+extern void sabot_key_append_condition(StringInfo sql, Relation rel,
+									   List *key, int param);
 extern void sabot_mapping_check_key(const SabotMapping *mapping, Relation rel,
 									List *key);
 extern char *sabot_mapping_build_update(const SabotMapping *mapping,

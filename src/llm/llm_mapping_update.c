@@ -56,6 +56,22 @@ is_unique_index(Oid indexid, const Bitmapset *key)
 }
 
 /*
+ * sabot_key_is_unique - whether at most one row of a table can have a key
+ *
+ * key has the numbers of the key's columns.
+ */
+bool
+sabot_key_is_unique(Relation rel, const Bitmapset *key)
+{
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+		if (is_unique_index(lfirst_oid(lc), key))
+		return true;
+	return false;
+}
+
+/*
  * sabot_mapping_check_key - the key's columns are there, unique, and not output
  *
  * Errors: 42703, 22023.  Views and foreign tables have no indexes; there it
@@ -89,8 +105,7 @@ sabot_mapping_check_key(const SabotMapping *mapping, Relation rel, List *key)
 
 	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
 		return;
-	foreach(lc, RelationGetIndexList(rel))
-		if (is_unique_index(lfirst_oid(lc), numbers))
+	if (sabot_key_is_unique(rel, numbers))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -170,36 +185,48 @@ append_assignments(StringInfo sql, const SabotMapping *mapping, bool embedding)
 }
 
 /*
+ * sabot_key_append_condition - append the WHERE clause that finds the row "t"
+ * with a key, which is a parameter
+ *
+ * rel has the key's columns.  Each part of the key is a subselect without
+ * references, which is run once: to the planner it is a parameter, good for an
+ * index, for choosing a partition and for a foreign server.
+ */
+void
+sabot_key_append_condition(StringInfo sql, Relation rel, List *key, int param)
+{
+	ListCell   *lc;
+
+	foreach(lc, key)
+	{
+		Form_pg_attribute att = sabot_mapping_find_column(rel, lfirst(lc));
+		const char *name = quote_identifier(NameStr(att->attname));
+
+		appendStringInfo(sql,
+						 " %s t.%s %s (SELECT k.%s FROM pg_catalog.jsonb_to_record($%d) AS k (%s %s))",
+						 lc == list_head(key) ? "WHERE" : "AND", name,
+						 equality(att->atttypid), name, param, name,
+						 type_text(att->atttypid, att->atttypmod));
+	}
+}
+
+/*
  * sabot_mapping_build_update - the statement that writes
  *
  * Its $1 is the value, its $2 the key.
- * Each part of the key is a subselect without references, which is run once:
- * to the planner it is a parameter, good for an index, for choosing a
- * partition and for a foreign server.
  */
 char *
 sabot_mapping_build_update(const SabotMapping *mapping, Relation rel,
 						   const SabotLlmSpec *spec)
 {
 	StringInfoData sql;
-	ListCell   *lc;
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "UPDATE %s AS t SET ",
 					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 												RelationGetRelationName(rel)));
 	append_assignments(&sql, mapping, spec->embedding);
-	foreach(lc, spec->key)
-	{
-		Form_pg_attribute att = sabot_mapping_find_column(rel, lfirst(lc));
-		const char *name = quote_identifier(NameStr(att->attname));
-
-		appendStringInfo(&sql,
-						 " %s t.%s %s (SELECT k.%s FROM pg_catalog.jsonb_to_record($2) AS k (%s %s))",
-						 lc == list_head(spec->key) ? "WHERE" : "AND", name,
-						 equality(att->atttypid), name, name,
-						 type_text(att->atttypid, att->atttypmod));
-	}
+	sabot_key_append_condition(&sql, rel, spec->key, 2);
 	return sql.data;
 }
 

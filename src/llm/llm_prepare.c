@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "llm/llm_endpoint.h"
+#include "llm/llm_follow.h"
 #include "llm/llm_run.h"
 
 /*
@@ -84,13 +85,13 @@ read_spec(SabotLlmRun *run)
 }
 
 /*
- * begin_as_owner - begin a transaction in which the job's own SQL runs
+ * sabot_llm_begin_as_owner - begin a transaction in which the job's own SQL runs
  *
  * READ COMMITTED and READ WRITE whatever the role's settings say, as sabot
  * writes in it too.
  */
-static void
-begin_as_owner(SabotLlmRun *run)
+void
+sabot_llm_begin_as_owner(SabotLlmRun *run)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -111,7 +112,7 @@ read_source(SabotLlmRun *run)
 	Datum		values[3];
 	SabotOwn	own;
 
-	begin_as_owner(run);
+	sabot_llm_begin_as_owner(run);
 	run->spec->total = sabot_source_read(run->spec);
 	values[0] = Int64GetDatum(run->job->job_id);
 	values[1] = Int64GetDatum(run->spec->total);
@@ -120,6 +121,8 @@ read_source(SabotLlmRun *run)
 	sabot_own_begin(&own);
 	sabot_spi("UPDATE sabot.llm_job SET total = $2, started_at = $3 WHERE job_id = $1",
 			  3, types, values, NULL, 0);
+	if (run->spec->follow)
+		sabot_follow_list(run->job->job_id);
 	sabot_own_end(&own);
 	SPI_finish();
 	PopActiveSnapshot();
@@ -135,7 +138,7 @@ understand_target(SabotLlmRun *run)
 	MemoryContext old;
 	char	   *violation;
 
-	begin_as_owner(run);
+	sabot_llm_begin_as_owner(run);
 	old = MemoryContextSwitchTo(run->context);
 	run->mapping = sabot_mapping_create(run->spec);
 	if (run->spec->fallback)
@@ -182,5 +185,7 @@ sabot_llm_prepare(SabotLlmRun *run)
 		read_source(run);
 	understand_target(run);
 	find_position(run);
+	if (run->spec->follow)
+		run->follow = sabot_follow_begin();
 	return true;
 }

@@ -91,7 +91,10 @@ delete_answers(int64 job_id, const char *error_class)
 					 " failures AS (DELETE FROM sabot.llm_failure f USING again"
 					 "  WHERE f.job_id = $1 AND f.item = again.item),"
 					 " refusals AS (DELETE FROM sabot.llm_refusal r USING again"
-					 "  WHERE r.job_id = $1 AND r.item = again.item)"
+					 "  WHERE r.job_id = $1 AND r.item = again.item),"
+					 " waiting AS (INSERT INTO sabot.llm_waiting (job_id, item)"
+					 "  SELECT $1, again.item FROM again JOIN sabot.llm_job l ON l.job_id = $1"
+					 "  WHERE l.follow ON CONFLICT DO NOTHING)"
 					 " DELETE FROM sabot.llm_answer a USING again"
 					 " WHERE a.job_id = $1 AND a.item = again.item",
 					 2, types, values, nulls, 0);
@@ -135,19 +138,28 @@ count_again(int64 job_id)
 }
 
 /*
- * queue_if_finished - queue a job again unless it is not finished
+ * see_that_it_runs - queue a job again if it is finished, and have its worker
+ * look if it waits for changes
  *
  * It may have been finished while the lock of its counters was waited for.
  */
 static void
-queue_if_finished(int64 job_id)
+see_that_it_runs(int64 job_id)
 {
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(job_id)};
+	int			n;
 
 	if (sabot_spi("SELECT FROM sabot.job WHERE job_id = $1",
 				  1, types, values, NULL, 0) == 0)
+	{
 		(void) sabot_job_requeue(job_id);
+		return;
+	}
+	n = sabot_spi("SELECT job_id, priority, queue, owner, NULL::timestamptz"
+				  " FROM sabot.job WHERE job_id = $1 AND state = 'blocked'",
+				  1, types, values, NULL, 0);
+	(void) sabot_job_push_rows(n);
 }
 
 /*
@@ -157,7 +169,7 @@ queue_if_finished(int64 job_id)
  *
  * A finished job is queued again if there are any.  Errors: 42704 if the
  * caller has no such job, 22023 if it is no LLM job and for an unknown class,
- * 55000 for a copied job.
+ * 55000 for a copied job, and for one that has ended and followed a table.
  */
 Datum
 sabot_retry_llm_items(PG_FUNCTION_ARGS)
@@ -179,6 +191,8 @@ sabot_retry_llm_items(PG_FUNCTION_ARGS)
 	if (error_class)
 		check_error_class(error_class);
 	sabot_job_refuse_copied(job_id, &found);
+	if (!found.open && found.captures)
+		sabot_stream_refuse_retry(job_id, found.is_stream);
 	SPI_connect();
 	sabot_own_begin(&own);
 	lock_counters(job_id);
@@ -186,7 +200,7 @@ sabot_retry_llm_items(PG_FUNCTION_ARGS)
 	if (n > 0)
 	{
 		count_again(job_id);
-		queue_if_finished(job_id);
+		see_that_it_runs(job_id);
 	}
 	sabot_own_end(&own);
 	SPI_finish();

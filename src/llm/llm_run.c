@@ -54,8 +54,8 @@ fetch_more(SabotLlmRun *run)
 {
 	MemoryContext caller = MemoryContextSwitchTo(run->context);
 	int			limit = Max(FETCH_ITEMS, run->spec->batch_size);
-	List	   *items = sabot_items_fetch(run->spec->job_id, run->position,
-										  limit, run->context);
+	List	   *items = sabot_items_fetch(run->spec, run->position, limit,
+										  run->context);
 	bool		found = items != NIL;
 	List	   *batch = NIL;
 	ListCell   *lc;
@@ -99,15 +99,21 @@ fetch(SabotLlmRun *run)
 }
 
 /*
- * put_back - have items sent next
+ * put_back - have items sent next, but for those that are not what they were
+ *
+ * Returns how many there are.
  */
-static void
+static int
 put_back(SabotLlmRun *run, List *items)
 {
 	MemoryContext caller = MemoryContextSwitchTo(run->context);
 
-	run->waiting = lcons(items, run->waiting);
+	if (run->follow)
+		items = sabot_follow_drop(items);
+	if (items != NIL)
+		run->waiting = lcons(items, run->waiting);
 	MemoryContextSwitchTo(caller);
+	return list_length(items);
 }
 
 /*
@@ -300,15 +306,15 @@ item_failed(SabotLlmRun *run, List *items, const SabotReply *reply,
 	}
 	if (list_length(items) > 1)
 	{
-		put_back(run, items);
-		sabot_llm_split(run);
+		if (put_back(run, items) > 1)
+			sabot_llm_split(run);
 		return;
 	}
 	if (answer->fault == SABOT_FAULT_ITEM &&
 		item->attempts + 1 < run->spec->max_attempts)
 	{
 		sabot_llm_failed(run, item, reply, answer);
-		put_back(run, items);
+		(void) put_back(run, items);
 		return;
 	}
 	sabot_llm_unanswered(run, item, reply, answer, true);
@@ -329,7 +335,7 @@ server_failed(SabotLlmRun *run, List *items, const SabotAnswer *answer)
 					 "does not answer",
 					 answer->retry_after_s);
 	run->stopped = true;
-	put_back(run, items);
+	(void) put_back(run, items);
 }
 
 /*
@@ -517,6 +523,9 @@ run_items(SabotLlmRun *run)
 			run->leaving = true;
 		if (run->only_one && run->answered)
 			sabot_llm_resume(run);
+		if (run->follow && !run->only_one && !run->leaving &&
+			(run->nflights == 0 || run->endpoint->max_in_flight > 1))
+			sabot_follow_take(run);
 		if (run->nflights == 0 || run->endpoint->max_in_flight > 1)
 			look_ahead(run);
 		fill_flights(run);
@@ -524,8 +533,10 @@ run_items(SabotLlmRun *run)
 		{
 			if (run->leaving || run->stopped)
 				return false;
-			if (run->waiting == NIL)
+			if (run->waiting == NIL && !sabot_follow_has_more(run))
 				return true;
+			if (run->waiting == NIL)
+				continue;
 		}
 		/* Nothing under way: we stand in line, and our latch will be set. */
 		sabot_http_wait(NAP_MS);
@@ -559,7 +570,9 @@ run_job(SabotLlmRun *run)
 	done = run_items(run);
 	if (done && run->has_same)
 		sabot_llm_reuse(run, 0);
-	if (done)
+	if (done && run->follow)
+		sabot_follow_rest(run);
+	else if (done)
 		sabot_llm_complete(run);
 	else if (is_failing(run))
 		sabot_llm_pause(run);
@@ -572,7 +585,7 @@ run_job(SabotLlmRun *run)
 /*
  * follow_state - take note of who has paused or resumed the job meanwhile
  *
- * We may have done so ourselves, and its owner can resume one that paused by
+ * We may have done so ourselves, or have it wait for changes, and its owner can resume one that paused by
  * itself while an item of it is tried: what is asked for then is not void.
  */
 static void
@@ -586,7 +599,8 @@ follow_state(SabotLlmRun *run)
 	cat = sabot_catalog(false);
 	now = sabot_job_read(run->job->job_id);
 	if (now && (now->state == cat->states[SABOT_JOB_QUEUED] ||
-				now->state == cat->states[SABOT_JOB_PAUSED]))
+				now->state == cat->states[SABOT_JOB_PAUSED] ||
+				now->state == cat->states[SABOT_JOB_BLOCKED]))
 		run->job->state = now->state;
 	sabot_own_commit_transaction(&own);
 }
@@ -776,6 +790,8 @@ sabot_llm_run(int64 job_id, bool only_one)
 	if (run->job)
 		run_loaded(run);
 	(void) sabot_pool_end_work();
+	if (run->follow)
+		sabot_follow_left(job_id);
 	sabot_wait_wakeup(job_id);
 	ran = run->job != NULL;
 	if (ran)

@@ -25,6 +25,7 @@ typedef struct SabotLlmItem
 	char	   *prompt;
 	int			attempts;		/* that have failed so far */
 	bool		lost;			/* a worker did not survive it */
+	bool		changed;		/* its row has, since it was fetched */
 	MemoryContext context;		/* of this and all it points to */
 } SabotLlmItem;
 
@@ -70,6 +71,8 @@ typedef struct SabotEnding
 	SabotItemEnd end;
 	Jsonb	   *write;			/* value for the target, or NULL */
 	bool		failed_attempt; /* an attempt that failed is to be counted */
+	bool		stale;			/* the row has changed: discarded */
+	char	   *settled;		/* the row's prompt now, if writing changed it */
 	bool		recorded;		/* this is what became of it, by us */
 } SabotEnding;
 
@@ -106,6 +109,7 @@ typedef struct SabotLlmRun
 	char	   *digest;			/* of the model, or NULL */
 	TimestampTz started_at;		/* first of all workers */
 	TimestampTz looked_at;		/* for a job that goes before this one */
+	struct SabotFollow *follow; /* of a job that follows a table, else NULL */
 
 	List	   *waiting;		/* lists of items to send, in order */
 	int64		position;		/* last item fetched */
@@ -139,9 +143,10 @@ typedef struct SabotLlmRun
 } SabotLlmRun;
 
 /* in llm_item.c: items and their answers in sabot's tables */
+extern void sabot_items_use_indexes(void);
 extern bool sabot_items_begin(int64 job_id);
-extern List *sabot_items_fetch(int64 job_id, int64 after, int limit,
-							   MemoryContext context);
+extern List *sabot_items_fetch(const SabotLlmSpec *spec, int64 after,
+							   int limit, MemoryContext context);
 extern List *sabot_items_same(int64 job_id, int64 same_as,
 							  SabotSamePlace *place, int limit,
 							  MemoryContext context);
@@ -161,12 +166,26 @@ extern int64 sabot_items_count(const SabotLlmSpec *spec,
 							   SabotLlmUsage *usage);
 
 /* in llm_prepare.c: before the first item */
+extern void sabot_llm_begin_as_owner(SabotLlmRun *run);
 extern bool sabot_llm_prepare(SabotLlmRun *run);
+
+/* in llm_follow.c: rows that change */
+extern struct SabotFollow *sabot_follow_begin(void);
+extern void sabot_follow_take(SabotLlmRun *run);
+extern bool sabot_follow_has_more(SabotLlmRun *run);
+extern List *sabot_follow_drop(List *items);
+extern bool sabot_follow_is_stale(SabotLlmRun *run,
+								  const SabotLlmItem *item);
+extern char *sabot_follow_settled(SabotLlmRun *run,
+								  const SabotLlmItem *item);
+extern void sabot_follow_rest(SabotLlmRun *run);
+extern void sabot_follow_left(int64 job_id);
 
 /* in llm_server.c: probe, load, look up the model */
 extern bool sabot_llm_make_ready(SabotLlmRun *run, bool was_stopped);
 
 /* in llm_finish.c: what becomes of items */
+extern bool sabot_llm_is_passing(int sqlstate);
 extern Jsonb *sabot_llm_value(SabotLlmRun *run, const char *text,
 							  char **violation);
 extern void sabot_llm_answered(SabotLlmRun *run, List *items,

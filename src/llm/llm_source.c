@@ -126,20 +126,18 @@ check_query(Query *query)
 }
 
 /*
- * sabot_source_columns - what columns a source has; it is not run
+ * sabot_source_query - a source, analysed as the current user; it is not run
  *
- * Analysed as the current user.  The result is allocated in the current
- * memory context.  Errors: those of the parser and of parse analysis, with
- * their position in the source; 22023 if it is not exactly one query that
- * only reads; 0A000 for row locks and temporary tables.
+ * Errors: those of the parser and of parse analysis, with their position in
+ * the source; 22023 if it is not exactly one query that only reads; 0A000 for
+ * row locks and temporary tables.
  */
-TupleDesc
-sabot_source_columns(const char *source)
+Query *
+sabot_source_query(const char *source)
 {
 	ErrorContextCallback callback;
 	bool		push = !ActiveSnapshotSet();
 	Query	   *query;
-	TupleDesc	columns;
 
 	callback.callback = point_into_source;
 	callback.arg = unconstify(char *, source);
@@ -154,8 +152,20 @@ sabot_source_columns(const char *source)
 		PopActiveSnapshot();
 	check_query(query);
 	error_context_stack = callback.previous;
+	return query;
+}
 
-	columns = ExecCleanTypeFromTL(query->targetList);
+/*
+ * sabot_source_columns - what columns a source has; it is not run
+ *
+ * The result is allocated in the current memory context.  Errors: those of
+ * sabot_source_query(), and 22023 if there are none.
+ */
+TupleDesc
+sabot_source_columns(const char *source)
+{
+	TupleDesc	columns = ExecCleanTypeFromTL(sabot_source_query(source)->targetList);
+
 	if (columns->natts == 0)
 		invalid_source("source has no columns");
 	return columns;
@@ -190,6 +200,21 @@ sabot_source_check_key(const SabotLlmSpec *spec, TupleDesc columns)
 					 errmsg("key names column \"%s\" more than once",
 							name)));
 	}
+}
+
+/*
+ * sabot_source_as_table - a source as what may stand in FROM
+ *
+ * A comment at its end may go to the end of the line.
+ */
+char *
+sabot_source_as_table(const char *source)
+{
+	RawStmt    *raw = the_select(source);
+	const char *start = source + raw->stmt_location;
+	int			len = raw->stmt_len > 0 ? raw->stmt_len : (int) strlen(start);
+
+	return psprintf("(%.*s\n)", len, start);
 }
 
 /*

@@ -26,10 +26,8 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -73,15 +71,6 @@ typedef struct DigestEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* A column of the key. */
-typedef struct KeyColumn
-{
-	char	   *name;
-	AttrNumber	column;
-	Oid			type;
-	FmgrInfo	to_jsonb;		/* of this type */
-} KeyColumn;
-
 /* Items on their way into the table, in a context of their own. */
 typedef struct Batch
 {
@@ -104,8 +93,7 @@ typedef struct Reading
 	const SabotLlmSpec *spec;
 	SabotTemplate *template;
 	TupleDesc	columns;
-	KeyColumn  *key;
-	int			nkey;
+	SabotSourceKey *key;
 	int64		items;			/* so far */
 	TimestampTz finished_at;	/* of the last item skipped */
 	digests_hash *prompts;		/* NULL if nothing is reused */
@@ -115,48 +103,14 @@ typedef struct Reading
 } Reading;
 
 static const char insert_items[] =
-"INSERT INTO sabot.llm_item (job_id, item, key, prompt, same_as)"
-" SELECT $1, $2 + u.n - 1, u.key, u.prompt, u.same_as"
+"INSERT INTO sabot.llm_item (job_id, item, key, prompt, same_as, followed)"
+" SELECT $1, $2 + u.n - 1, u.key, u.prompt, u.same_as, $6"
 " FROM ROWS FROM (unnest($3), unnest($4), unnest($5)) WITH ORDINALITY"
 " AS u (key, prompt, same_as, n)";
 static const char insert_skipped[] =
 "INSERT INTO sabot.llm_answer (job_id, item, state, attempts, finished_at)"
 " SELECT $1, u.item, 'skipped', 0, $2 + u.n * interval '1 microsecond'"
 " FROM unnest($3) WITH ORDINALITY AS u (item, n)";
-
-/*
- * prepare_key - look up the columns of the key
- */
-static void
-prepare_key(Reading *reading)
-{
-	ListCell   *lc;
-
-	sabot_source_check_key(reading->spec, reading->columns);
-	reading->key = palloc0(sizeof(KeyColumn) *
-						   Max(list_length(reading->spec->key), 1));
-	foreach(lc, reading->spec->key)
-	{
-		KeyColumn  *key = &reading->key[reading->nkey++];
-		Form_pg_attribute att;
-		Node	   *arg;
-
-		key->name = lfirst(lc);
-		key->column = sabot_column_find(reading->columns, key->name);
-		att = TupleDescAttr(reading->columns, key->column - 1);
-		key->type = getBaseType(att->atttypid);
-
-		/* to_jsonb() asks its call for the type of its argument. */
-		arg = (Node *) makeNullConst(att->atttypid, att->atttypmod,
-									 att->attcollation);
-		fmgr_info(F_TO_JSONB, &key->to_jsonb);
-		fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSONB, JSONBOID,
-												 list_make1(arg), InvalidOid,
-												 InvalidOid,
-												 COERCE_EXPLICIT_CALL),
-						   &key->to_jsonb);
-	}
-}
 
 /*
  * start_reading - allocate what is needed to read, and open the source
@@ -176,10 +130,10 @@ start_reading(Reading *reading, SabotSourceScan *scan,
 	reading->spec = spec;
 	reading->columns = scan->columns;
 	reading->template = sabot_template_parse(spec->prompt, scan->columns);
-	prepare_key(reading);
+	reading->key = sabot_source_key(spec, scan->columns);
 	if (spec->reuse)
 		reading->prompts = digests_create(context, 1024, NULL);
-	if (reading->nkey > 0)
+	if (reading->key->n > 0)
 		reading->keys = digests_create(context, 1024, NULL);
 	reading->sha = pg_cryptohash_create(PG_SHA256);
 	reading->batch = palloc0(sizeof(Batch));
@@ -208,67 +162,6 @@ digest_of(Reading *reading, const char *data, size_t len)
 				 errmsg("could not compute a SHA-256 digest")));
 	memcpy(&digest, sha, sizeof(digest));
 	return digest;
-}
-
-/*
- * push_key_value - append a value of the key to the object of its values
- */
-static void
-push_key_value(JsonbParseState **state, KeyColumn *key, Datum value)
-{
-	JsonbValue	v;
-
-	v.type = jbvString;
-	v.val.string.val = key->name;
-	v.val.string.len = (int) strlen(key->name);
-	pushJsonbValue(state, WJB_KEY, &v);
-
-	if (key->type == INT4OID || key->type == INT8OID)
-	{
-		v.type = jbvNumeric;
-		v.val.numeric = int64_to_numeric(key->type == INT4OID ?
-										 DatumGetInt32(value) :
-										 DatumGetInt64(value));
-	}
-	else
-	{
-		Jsonb	   *json = DatumGetJsonbP(FunctionCall1(&key->to_jsonb,
-														value));
-
-		if (!JsonbExtractScalar(&json->root, &v))
-			JsonbToJsonbValue(json, &v);
-	}
-	pushJsonbValue(state, WJB_VALUE, &v);
-}
-
-/*
- * key_of - the key of a row, as a JSON object
- *
- * Raises 23502 if one of its columns is NULL.
- */
-static Jsonb *
-key_of(Reading *reading, HeapTuple row)
-{
-	JsonbParseState *state = NULL;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < reading->nkey; i++)
-	{
-		KeyColumn  *key = &reading->key[i];
-		bool		isnull;
-		Datum		value = heap_getattr(row, key->column, reading->columns,
-										 &isnull);
-
-		if (isnull)
-			ereport(ERROR,
-					(errcode(ERRCODE_NOT_NULL_VIOLATION),
-					 errmsg("column \"%s\" of the source is null, but is in key",
-							key->name),
-					 errdetail("It is so in row " INT64_FORMAT " of the source.",
-							   reading->items)));
-		push_key_value(&state, key, value);
-	}
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
 /*
@@ -342,12 +235,13 @@ static void
 write_items(Reading *reading)
 {
 	static const Oid types[] = {INT8OID, INT8OID, JSONBARRAYOID, TEXTARRAYOID,
-		INT8ARRAYOID
+		INT8ARRAYOID, BOOLOID
 	};
 	Batch	   *batch = reading->batch;
 	Datum		values[lengthof(types)];
 
 	values[0] = Int64GetDatum(reading->spec->job_id);
+	values[5] = BoolGetDatum(reading->spec->follow);
 	values[1] = Int64GetDatum(batch->first);
 	values[2] = array_of(batch->keys, batch->no_key, batch->n, JSONBOID);
 	values[3] = array_of(batch->prompts, NULL, batch->n, TEXTOID);
@@ -417,10 +311,12 @@ add_row(Reading *reading, HeapTuple row)
 	int64		same_as;
 
 	reading->items++;
-	batch->no_key[batch->n] = (reading->nkey == 0);
-	if (reading->nkey > 0)
+	batch->no_key[batch->n] = (reading->key->n == 0);
+	if (reading->key->n > 0)
 	{
-		Jsonb	   *key = key_of(reading, row);
+		Jsonb	   *key = sabot_source_key_of(reading->key, row,
+											  reading->columns,
+											  reading->items);
 
 		check_key_is_new(reading, key);
 		batch->keys[batch->n] = JsonbPGetDatum(key);

@@ -39,6 +39,7 @@ typedef enum SpecColumn
 	C_MAX_ATTEMPTS,
 	C_BATCH_SIZE,
 	C_REUSE,
+	C_FOLLOW,
 	C_TOTAL,
 	NCOLUMNS
 } SpecColumn;
@@ -87,6 +88,7 @@ fill_spec(const Datum *v, const bool *isnull)
 	spec->max_attempts = DatumGetInt32(v[C_MAX_ATTEMPTS]);
 	spec->batch_size = DatumGetInt32(v[C_BATCH_SIZE]);
 	spec->reuse = DatumGetBool(v[C_REUSE]);
+	spec->follow = DatumGetBool(v[C_FOLLOW]);
 	spec->total = isnull[C_TOTAL] ? -1 : DatumGetInt64(v[C_TOTAL]);
 #undef text_or_null
 #undef jsonb_or_null
@@ -110,7 +112,7 @@ sabot_spec_read(int64 job_id, MemoryContext context)
 
 	if (sabot_spi("SELECT job_id, embedding, source, prompt, system, model, format,"
 				  " options, target, key, output, fallback, endpoint, timeout,"
-				  " max_attempts, batch_size, reuse, total"
+				  " max_attempts, batch_size, reuse, follow, total"
 				  " FROM sabot.llm_job WHERE job_id = $1",
 				  1, types, args, NULL, 0) == 0)
 		return NULL;
@@ -150,7 +152,7 @@ sabot_spec_insert(const SabotLlmSpec *spec)
 	static const Oid types[NCOLUMNS] = {
 		INT8OID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
 		JSONBOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, INT8OID,
-		INT4OID, INT4OID, BOOLOID
+		INT4OID, INT4OID, BOOLOID, BOOLOID
 	};
 	Datum		v[NCOLUMNS] = {0};
 	char		nulls[NCOLUMNS + 1];
@@ -183,11 +185,12 @@ sabot_spec_insert(const SabotLlmSpec *spec)
 	v[C_MAX_ATTEMPTS] = Int32GetDatum(spec->max_attempts);
 	v[C_BATCH_SIZE] = Int32GetDatum(spec->batch_size);
 	v[C_REUSE] = BoolGetDatum(spec->reuse);
+	v[C_FOLLOW] = BoolGetDatum(spec->follow);
 	sabot_spi("INSERT INTO sabot.llm_job (job_id, embedding, source, prompt, system,"
 			  " model, format, options, target, key, output, fallback, endpoint,"
-			  " timeout, max_attempts, batch_size, reuse)"
+			  " timeout, max_attempts, batch_size, reuse, follow)"
 			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-			  " $14 * interval '1 ms', $15, $16, $17)",
+			  " $14 * interval '1 ms', $15, $16, $17, $18)",
 			  C_TOTAL, types, v, nulls, 0);
 	sabot_spi("INSERT INTO sabot.llm_count (job_id) VALUES ($1)",
 			  1, types, v, NULL, 0);

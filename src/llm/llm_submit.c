@@ -29,6 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "guc.h"
+#include "jobs/job_stream.h"
 #include "jobs/jobs.h"
 #include "llm/llm.h"
 #include "llm/llm_endpoint.h"
@@ -37,6 +38,9 @@
 
 #define MAX_TIMEOUT_MS (24 * 3600 * INT64CONST(1000))
 #define MAX_BATCH_SIZE 2048
+
+/* Changes of rows that are seen to in one transaction. */
+#define FOLLOW_ROWS 1000
 
 PG_FUNCTION_INFO_V1(sabot_submit_llm_job);
 PG_FUNCTION_INFO_V1(sabot_submit_embedding_job);
@@ -149,18 +153,6 @@ filled_text(FunctionCallInfo fcinfo, int argno, const char *name)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be empty", name)));
 	return value;
-}
-
-/*
- * refuse_later_features - raise 0A000 for parameters of a later version
- */
-static void
-refuse_later_features(FunctionCallInfo fcinfo, const ArgPlaces *at)
-{
-	if (!PG_ARGISNULL(at->name + 4) && PG_GETARG_BOOL(at->name + 4))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("\"%s\" is not supported yet", "follow")));
 }
 
 /*
@@ -312,6 +304,8 @@ read_arguments(FunctionCallInfo fcinfo, const ArgPlaces *at)
 	spec->timeout_ms = timeout_ms(fcinfo, at->endpoint + 1);
 	spec->max_attempts = int_within(fcinfo, at->endpoint + 2, "max_attempts",
 									1, PG_INT32_MAX);
+	require(fcinfo, at->name + 4, "follow");
+	spec->follow = PG_GETARG_BOOL(at->name + 4);
 	require(fcinfo, at->name + 5, "reuse");
 	spec->reuse = PG_GETARG_BOOL(at->name + 5);
 	spec->total = -1;
@@ -518,6 +512,19 @@ refuse_without_model(const SabotEndpoint *endpoint)
 }
 
 /*
+ * capture - have the rows of a table captured for a job, last of all: the
+ * table is locked from then on
+ *
+ * Unless the job has ended already, as one does that it depends on.
+ */
+static void
+capture(int64 job_id, Oid table)
+{
+	if (sabot_job_read(job_id) != NULL)
+		sabot_capture_begin(job_id, table, FOLLOW_ROWS);
+}
+
+/*
  * submit - submit an LLM or an embedding job
  */
 static int64
@@ -525,24 +532,28 @@ submit(FunctionCallInfo fcinfo, const ArgPlaces *at)
 {
 	SabotLlmSpec *spec;
 	SabotEndpoint *endpoint;
+	Oid			followed = InvalidOid;
 	int64		job_id;
 
 	sabot_pool_require();
 	PreventCommandIfReadOnly(at->function);
 	sabot_check_owner_can_login(GetUserId());
-	refuse_later_features(fcinfo, at);
 	spec = read_arguments(fcinfo, at);
 	spec->embedding = at->batch_size >= 0;
 	spec->model = read_model(fcinfo);
 	endpoint = sabot_endpoint_read(spec->endpoint, GetUserId());
 	if (!PG_ARGISNULL(at->target))
 		set_target(spec, PG_GETARG_OID(at->target));
+	if (spec->follow)
+		followed = sabot_follow_source(spec);
 	check_together(spec, PG_ARGISNULL(at->target) ? InvalidOid :
 				   PG_GETARG_OID(at->target));
 	if (spec->model == NULL)
 		refuse_without_model(endpoint);
 	job_id = insert_job(fcinfo, at, spec);
 	sabot_look_for_model(endpoint, spec->model);
+	if (spec->follow)
+		capture(job_id, followed);
 	return job_id;
 }
 
@@ -557,7 +568,8 @@ submit(FunctionCallInfo fcinfo, const ArgPlaces *at)
  * Errors: 22004 and 22023 for arguments, those of the source and the prompt
  * (42601, 42703 and others, with their position), of what target, key and
  * output name (42P01, 42703, 42501), 42704 and 42501 for the endpoint, 0A000
- * for later features and temporary tables, and those of submit_job().
+ * for temporary tables and a source that cannot be followed, and those of
+ * submit_job(), or of submit_stream() to follow.
  */
 Datum
 sabot_submit_llm_job(PG_FUNCTION_ARGS)

@@ -114,7 +114,8 @@ CREATE VIEW llm_work AS
 		COALESCE(j.state, h.state) AS state,
 		COALESCE(j.owner, h.owner) AS owner,
 		COALESCE(j.owner_name, h.owner_name) AS owner_name,
-		COALESCE(j.home, h.home) AS home, l.endpoint, l.model, l.total,
+		COALESCE(j.home, h.home) AS home, l.endpoint, l.model, l.follow,
+		l.total,
 		l.started_at, h.finished_at, COALESCE(h.finished_at, t.now) AS until,
 		n.done, n.fallback, n.failed, n.skipped, n.reused,
 		n.done + n.fallback + n.failed AS processed,
@@ -351,9 +352,12 @@ CREATE VIEW llm_health WITH (security_barrier) AS
 				AS cpu_share
 			OFFSET 0) AS y
 		CROSS JOIN LATERAL (
-			SELECT y.spread <= 0.25 AS steady_rate,
+			-- A job that follows a table goes as that is written.
+			SELECT CASE WHEN NOT w.follow THEN y.spread <= 0.25 END
+					AS steady_rate,
 				w.timeouts <= 0.1 * NULLIF(w.attempts, 0) AS few_timeouts,
-				y.change <= 0.15 AS predictable_eta,
+				CASE WHEN NOT w.follow THEN y.change <= 0.15 END
+					AS predictable_eta,
 				y.cpu_share <= 0.01 AS low_resource_use,
 				NULLIF(w.most_in_flight, 0) <= x.max_in_flight
 					AS no_parallel_conflict) AS z

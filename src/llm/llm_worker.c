@@ -25,7 +25,8 @@
 #include "utils/timestamp.h"
 
 #include "guc.h"
-#include "llm/llm_run.h"
+#include "jobs/job_stream.h"
+#include "llm/llm_follow.h"
 
 /* A worker without work stays so long, in s: the next job may come soon. */
 static const int idle_timeout = 5;
@@ -103,6 +104,47 @@ queue_due(void)
 }
 
 /*
+ * queue_followers - make jobs ready that follow a table, of a role or of all
+ * with InvalidOid, for which there is something to do; the others are woken by
+ * the next commit with changes from now on
+ *
+ * Those that have not begun wait for other jobs.  Between sabot_own_begin()
+ * and sabot_own_end(), SPI connected.
+ */
+static void
+queue_followers(Oid owner)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[] = {ObjectIdGetDatum(owner),
+	Int64GetDatum(sabot_catalog(false)->home)};
+	int			n = sabot_spi_generic("SELECT j.job_id FROM sabot.llm_job l"
+									  " JOIN sabot.job j ON j.job_id = l.job_id"
+									  " WHERE (j.owner = $1 OR $1 = 0) AND j.home = $2"
+									  " AND j.state = 'blocked' AND l.follow AND l.total IS NOT NULL",
+									  2, types, values, NULL, 0);
+	SPITupleTable *rows = SPI_tuptable;
+
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		int64		job_id = DatumGetInt64(SPI_getbinval(rows->vals[i],
+														 rows->tupdesc, 1, &isnull));
+		Datum		value = Int64GetDatum(job_id);
+		SabotJob   *job = sabot_job_read(job_id);
+
+		if (job == NULL)
+			continue;
+		sabot_capture_enter(job, true);
+		if (sabot_stream_waits(job_id) || sabot_follow_has_waiting(job_id))
+			sabot_spi_generic("UPDATE sabot.job SET state = 'queued', reason = NULL"
+							  " WHERE job_id IN (SELECT job_id FROM sabot.job"
+							  "  WHERE job_id = $1 AND state = 'blocked'"
+							  "  FOR UPDATE SKIP LOCKED)",
+							  1, &types[1], &value, NULL, 0);
+	}
+}
+
+/*
  * next_due - when a job of our pair will be ready that is not yet, 0 = none
  *
  * One whose time has come already could not be had: it is looked at again in
@@ -176,6 +218,7 @@ find_candidates(Candidate *candidates, TimestampTz *due)
 
 	sabot_own_start_transaction(&own);
 	queue_due();
+	queue_followers(GetSessionUserId());
 	*due = next_due();
 	pair_values(values);
 	values[2] = Int64GetDatum(last_job);
@@ -317,6 +360,7 @@ owners_of_jobs(void)
 	int			n;
 
 	sabot_own_start_transaction(&own);
+	queue_followers(InvalidOid);
 	values[0] = Int64GetDatum(sabot_catalog(false)->home);
 	n = sabot_spi("SELECT DISTINCT j.owner FROM sabot.llm_job l"
 				  " JOIN sabot.job j ON j.job_id = l.job_id WHERE j.home = $1"
