@@ -438,7 +438,8 @@ stop(SabotLlmRun *run, const ErrorData *error)
 }
 
 /*
- * sabot_follow_take - see to rows that have changed, if there may be some
+ * sabot_follow_take - see to rows that have changed, if the job follows a table
+ * and there may be some
  *
  * In no transaction.
  */
@@ -450,6 +451,8 @@ sabot_follow_take(SabotLlmRun *run)
 	ErrorData  *error;
 	Take		take = {.run = run,.total = run->spec->total};
 
+	if (run->follow == NULL || run->only_one || run->leaving)
+		return;
 	if (!run->follow->more && !sabot_capture_has_heard(run->job->job_id))
 		return;
 	context = AllocSetContextCreate(run->context, "sabot LLM changes",

@@ -99,9 +99,7 @@ fetch(SabotLlmRun *run)
 }
 
 /*
- * put_back - have items sent next, but for those that are not what they were
- *
- * Returns how many there are.
+ * put_back - have items sent next but those that have changed; how many
  */
 static int
 put_back(SabotLlmRun *run, List *items)
@@ -523,22 +521,22 @@ run_items(SabotLlmRun *run)
 			run->leaving = true;
 		if (run->only_one && run->answered)
 			sabot_llm_resume(run);
-		if (run->follow && !run->only_one && !run->leaving &&
-			(run->nflights == 0 || run->endpoint->max_in_flight > 1))
-			sabot_follow_take(run);
 		if (run->nflights == 0 || run->endpoint->max_in_flight > 1)
+		{
+			sabot_follow_take(run);
 			look_ahead(run);
+		}
 		fill_flights(run);
 		if (run->nflights == 0)
 		{
 			if (run->leaving || run->stopped)
 				return false;
-			if (run->waiting == NIL && !sabot_follow_has_more(run))
-				return true;
-			if (run->waiting == NIL)
+			if (run->waiting == NIL && sabot_follow_has_more(run))
 				continue;
+			if (run->waiting == NIL)
+				return true;
 		}
-		/* Nothing under way: we stand in line, and our latch will be set. */
+		/* Nothing under way: in line, and our latch will be set. */
 		sabot_http_wait(NAP_MS);
 		CHECK_FOR_INTERRUPTS();
 		land_all(run);
@@ -782,7 +780,7 @@ sabot_llm_run(int64 job_id, bool only_one)
 	run->only_one = only_one;
 	run->job = load_job(job_id, only_one, context, &run->started_at,
 						&has_begun);
-	/* What it depends on does not matter anymore once it has begun. */
+	/* What it depends on does not matter once it has begun. */
 	if (run->job && run->job->ndepends_on > 0 && !has_begun &&
 		!sabot_depend_verify(run->job))
 		run->job = NULL;
