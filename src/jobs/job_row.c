@@ -142,11 +142,27 @@ sabot_row_children(Relation rel, int64 job_id)
 }
 
 /*
- * writer_of_row - a transaction that is about to insert, replace or delete a
- * job's row, or InvalidTransactionId
+ * is_written_briefly - whether who writes the row of a job of this kind does so
+ * for a moment
+ *
+ * Other rows are written by agents in the transactions of the jobs' commands.
+ */
+static bool
+is_written_briefly(int64 job_id, Datum kind)
+{
+	SabotSlot	slot;
+
+	return sabot_kind_is(kind, "graph") || sabot_kind_is(kind, "schedule") ||
+		(sabot_kind_is(kind, "spread") &&
+		 !sabot_pool_find_work(MyDatabaseId, job_id, &slot));
+}
+
+/*
+ * brief_writer - a transaction that is about to insert, replace or delete a
+ * job's row and can be waited for, or InvalidTransactionId
  */
 static TransactionId
-writer_of_row(Relation rel, int64 job_id)
+brief_writer(Relation rel, int64 job_id)
 {
 	Relation	index = index_open(sabot_catalog(false)->job_pkey,
 								   AccessShareLock);
@@ -154,10 +170,12 @@ writer_of_row(Relation rel, int64 job_id)
 	SnapshotData dirty;
 	IndexScanDesc scan = scan_begin(rel, index, job_id, &dirty);
 	TransactionId xid = InvalidTransactionId;
+	bool		isnull;
 
 	while (!TransactionIdIsValid(xid) &&
 		   index_getnext_slot(scan, ForwardScanDirection, slot))
-		xid = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+		if (is_written_briefly(job_id, slot_getattr(slot, JOB_KIND + 1, &isnull)))
+			xid = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);
@@ -165,8 +183,8 @@ writer_of_row(Relation rel, int64 job_id)
 }
 
 /*
- * sabot_row_read - sabot_job_read() for who needs to know: waits for those that
- * are about to change the row
+ * sabot_row_read - sabot_job_read() for who needs to know of a graph or a
+ * schedule: waits for those that are about to change its row
  *
  * Locks nothing, so that what is to be locked before the row can be.
  */
@@ -180,7 +198,7 @@ sabot_row_read(Relation rel, int64 job_id)
 
 		if (job != NULL)
 			return job;
-		xid = writer_of_row(rel, job_id);
+		xid = brief_writer(rel, job_id);
 		if (!TransactionIdIsValid(xid))
 			return sabot_job_read(job_id);
 		XactLockTableWait(xid, NULL, NULL, XLTW_None);
