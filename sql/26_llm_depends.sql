@@ -9,6 +9,7 @@ SELECT setval('sabot.job_job_id_seq', 26000) AS ids \gset
 SET client_min_messages = error;
 SELECT sabot.add_llm_endpoint('default', 'http://127.0.0.1:9');
 CREATE SCHEMA llm_depends;
+SELECT sabot.purge('0') >= 0 AS purged;
 SET search_path = llm_depends;
 CREATE TABLE item (id int PRIMARY KEY, title text, vec real[]);
 -- They wait for what they depend on, as other jobs do.
@@ -27,7 +28,7 @@ SELECT count(*) FROM sabot.llm_job;
 -- Ready when that has completed: the source is read then, and not before.
 SELECT sabot.resume_queue('held');
 CALL sabot.wait_for_job(:first);
-SELECT pg_temp.await(format('(SELECT total = 1 FROM sabot.llm_progress WHERE job_id = %s)', :labels));
+SELECT pg_temp.await(format('(SELECT p.total = 1 AND j.wait_reason ~ ''endpoint'' FROM sabot.llm_progress p JOIN sabot.job_status j USING (job_id) WHERE job_id = %s)', :labels));
 SELECT name, state, wait_reason ~ 'endpoint' AS endpoint, wait_reason ~ 'starts at' AS starts
 	FROM sabot.job_status WHERE job_id IN (:labels, :vectors) ORDER BY job_id;
 SELECT name, state, wait_reason FROM sabot.job_status WHERE job_id = :last;

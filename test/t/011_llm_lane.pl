@@ -454,16 +454,16 @@ is( sql($node,
 # waits for has completed, and who waits for the job finds the answers.
 
 sql($node, q{SELECT sabot.pause_queue('held')});
-my $first = submit(
+my $before = submit(
 	$node,
 	q{INSERT INTO item SELECT 'depends', n, 'depends ' || n FROM generate_series(1, 3) AS n},
 	args => "queue => 'held'");
-$job = submit_rows('depends', 0, "depends_on => ARRAY[$first]");
+$job = submit_rows('depends', 0, "depends_on => ARRAY[$before]");
 my $last = submit(
 	$node,
 	q{CREATE TABLE answered AS SELECT count(*) FROM item WHERE name = 'depends' AND answer IS NOT NULL},
 	args => "depends_on => ARRAY[$job]");
-is(job($node, $job, 'state, wait_reason'), "blocked|waits for job $first",
+is(job($node, $job, 'state, wait_reason'), "blocked|waits for job $before",
 	'dependencies: the job waits');
 is(job($node, $last, 'state, wait_reason'), "blocked|waits for job $job",
 	'dependencies: another one waits for it');
@@ -489,12 +489,12 @@ ends($node, $last, 'completed', 'dependencies: all have completed');
 is(sql($node, 'SELECT count FROM answered'), '3',
 	'dependencies: in their order');
 
-$first = submit($node, 'SELECT 1 / 0', args => 'run_after => clock_timestamp() + interval \'0.5 s\'');
-$job = submit_rows('skipped', 3, "depends_on => ARRAY[$first]");
+$before = submit($node, 'SELECT 1 / 0', args => 'run_after => clock_timestamp() + interval \'0.5 s\'');
+$job = submit_rows('skipped', 3, "depends_on => ARRAY[$before]");
 $last = submit($node, 'SELECT', args => "depends_on => ARRAY[$job]");
 ends($node, $last, 'skipped', 'dependencies: skipped with what it waits for');
 is( job($node, $job, 'state, error'),
-	"skipped|job $first failed",
+	"skipped|job $before failed",
 	'dependencies: the LLM job says why');
 is( sql($node,
 		"SELECT state, total FROM sabot.llm_progress WHERE job_id = $job"),
