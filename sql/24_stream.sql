@@ -192,6 +192,7 @@ SELECT last_event FROM sabot.stream_status WHERE job_id = :columns;
 CREATE TABLE st.short (id int);
 SELECT sabot.submit_stream('st.short', 'INSERT INTO st.seen (id, op, seq) SELECT id, sabot_op, sabot_seq FROM batch') AS short \gset
 SELECT sabot.pause_job(:short);
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''paused''', :short));
 INSERT INTO st.short VALUES (1), (2);
 DROP TABLE st.short;
 SELECT sabot.resume_job(:short);
