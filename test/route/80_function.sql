@@ -17,7 +17,7 @@ SELECT category_name_sql(category_id), count(*) FROM product GROUP BY 1 ORDER BY
 SELECT category_dynamic(category_id % 9), count(*) FROM product GROUP BY 1 ORDER BY 1;
 
 -- function: in a join condition
-SELECT count(*) FROM product AS p JOIN category AS c ON category_name(p.category_id) = c.name;
+SELECT count(*) FROM product AS p JOIN category AS c ON category_name(p.category_id) = c.name WHERE c.id BETWEEN 3 AND 5;
 
 -- function: restricted, above a Gather
 SELECT count(*), sum(restricted(v)) FROM skew;
