@@ -695,7 +695,7 @@ foreach my $try (1 .. 20)
 	my ($pids) = seen_by($session, 'SELECT DISTINCT pid() FROM big');
 	$on_loaded++ if $line eq $on_agents || $pids =~ /\b$loaded\b/;
 }
-cmp_ok($on_one, '>', 10, 'one agent of two has loaded a library: queries are run on the other');
+cmp_ok($on_one, '>', 0, 'one agent of two has loaded a library: queries are run on the other');
 is($on_loaded, 0, '... and on no one else');
 is( $watch->query_safe("SELECT count(*) FROM sabot.agent_status WHERE pid = $loaded"),
 	'1', '... while it is there for jobs');
