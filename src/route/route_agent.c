@@ -287,9 +287,10 @@ static void
 clean_up(void)
 {
 	debug_query_string = NULL;
+	/* The role is that of no security context, so that goes first. */
+	SetUserIdAndSecContext(GetSessionUserId(), 0);
 	if (OidIsValid(GetCurrentRoleId()))
 		SetCurrentRoleId(InvalidOid, false);
-	SetUserIdAndSecContext(GetSessionUserId(), 0);
 	leave_lock_group();
 }
 

@@ -316,6 +316,33 @@ reserve(Funnel *funnel, int nplanned)
 }
 
 /*
+ * go_without - have a funnel begin without agents
+ *
+ * Returns false if the core is to see to it, with workers of its own.
+ */
+static bool
+go_without(Funnel *funnel, int nplanned)
+{
+	ParallelExecutorInfo **pei = pei_of(funnel);
+
+	if (current->run.reason == SABOT_REASON_NONE)
+		current->run.reason = SABOT_REASON_NO_AGENT;
+	else if (current->run.reason == SABOT_REASON_TURNED_OFF)
+		sabot_route_want_agents(nplanned);
+
+	if (*pei)
+	{
+		init_parallel_state(funnel, 0);
+		sabot_route_launch_none(*pei);
+	}
+	else if (!funnel->initialized &&
+			 current->run.reason != SABOT_REASON_NO_PROCESSOR &&
+			 is_worth_forking(funnel->node))
+		funnel->core_does_it = true;
+	return !funnel->core_does_it;
+}
+
+/*
  * begin_funnel - the first execution of a funnel, or the first after a rescan
  *
  * Returns false if the core is to see to it, with workers of its own.
@@ -345,23 +372,8 @@ begin_funnel(Funnel *funnel)
 	reserve(funnel, nplanned);
 	if (funnel->launch)
 		nlaunched = launch(funnel, nplanned);
-	else if (current->run.reason == SABOT_REASON_NONE)
-		current->run.reason = SABOT_REASON_NO_AGENT;
-	else if (current->run.reason == SABOT_REASON_TURNED_OFF)
-		sabot_route_want_agents(nplanned);
-
-	if (funnel->launch == NULL && *pei == NULL && !funnel->initialized &&
-		current->run.reason != SABOT_REASON_NO_PROCESSOR &&
-		is_worth_forking(funnel->node))
-	{
-		funnel->core_does_it = true;
+	else if (!go_without(funnel, nplanned))
 		return false;
-	}
-	if (funnel->launch == NULL && *pei)
-	{
-		init_parallel_state(funnel, 0);
-		sabot_route_launch_none(*pei);
-	}
 	funnel->initialized = true;
 	funnel->is_theirs = nlaunched > 0 && !parallel_leader_participation;
 	set_readers(funnel, nlaunched,
