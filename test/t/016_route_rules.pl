@@ -1177,7 +1177,7 @@ BEGIN
 	END LOOP;
 END $$
 SQL
-my $until = time() + 100;
+my $until = time() + $PostgreSQL::Test::Utils::timeout_default;
 my ($begin) = done_by($agent);
 my @memory;
 for (my $done = $begin; $done < $begin + $many && time() < $until;)
