@@ -13,6 +13,11 @@
  * was written before.  A new part begins, and is read when there is nothing
  * left in the one before and nobody who might still write into it.
  *
+ * The table is the extension owner's, and the types of its columns anybody's:
+ * nothing may ever be done with the values in his name.  So no statistics are
+ * gathered of them, as ANALYZE, which works as the table's owner, calls the
+ * function subtype_diff of a range type, whoever has written that.
+ *
  * There is one row-level trigger and none for statements, although these are
  * a little faster: a row that comes to a partition directly, by way of its
  * partitioned table, or from a subscription fires no other kind.
@@ -44,6 +49,7 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
@@ -53,6 +59,9 @@
 
 #include "compat.h"
 #include "jobs/job_stream.h"
+
+/* How long a prober waits for locks on tables that are not sabot's. */
+#define PROBER_LOCK_TIMEOUT "200ms"
 
 /*
  * capture_name - name of a table of captured rows, in schema sabot
@@ -209,6 +218,31 @@ add_columns(StringInfo sql, TupleDesc desc)
 }
 
 /*
+ * keep_from_analyze - have ANALYZE pass over the columns of a source
+ *
+ * Between sabot_own_begin() and sabot_own_end(), SPI connected.
+ */
+static void
+keep_from_analyze(const char *name, TupleDesc desc)
+{
+	StringInfoData sql;
+	const char *separator = "";
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "ALTER TABLE sabot.%s", name);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (TupleDescAttr(desc, i)->attisdropped)
+			continue;
+		appendStringInfo(&sql, "%s ALTER COLUMN %s SET STATISTICS 0", separator,
+						 quote_identifier(NameStr(TupleDescAttr(desc, i)->attname)));
+		separator = ",";
+	}
+	if (separator[0] != '\0')
+		execute(sql.data);
+}
+
+/*
  * go_with_extension - have an object dropped with the extension
  */
 static void
@@ -237,6 +271,9 @@ create_part(int64 job_id, int part, TupleDesc desc)
 	Oid			table;
 
 	initStringInfo(&sql);
+	/* Which of the server's disks it is on is not for the caller to say. */
+	(void) set_config_option("default_tablespace", "", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	appendStringInfo(&sql, "CREATE TABLE sabot.%s (sabot_seq bigint NOT NULL,"
 					 " sabot_at timestamptz NOT NULL, sabot_op text NOT NULL",
 					 name);
@@ -244,6 +281,7 @@ create_part(int64 job_id, int part, TupleDesc desc)
 	appendStringInfoString(&sql, ") USING heap WITH (autovacuum_vacuum_scale_factor = 0,"
 						   " autovacuum_vacuum_threshold = 20000)");
 	execute(sql.data);
+	keep_from_analyze(name, desc);
 	execute(psprintf("CREATE INDEX ON sabot.%s (sabot_seq)", name));
 	execute(psprintf("INSERT INTO sabot.stream_part VALUES (" INT64_FORMAT ", %d)",
 					 job_id, part));
@@ -352,6 +390,9 @@ drop_part(int64 job_id, int part)
 
 /*
  * sabot_capture_drop - end a capture: its trigger and what waits are gone
+ *
+ * Waits for who has written into the table, or locked it; in a prober only so
+ * long, then raises 55P03.
  */
 void
 sabot_capture_drop(int64 job_id, Oid source)
@@ -363,6 +404,10 @@ sabot_capture_drop(int64 job_id, Oid source)
 	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);
+	if (sabot_jobs_probing())
+		(void) set_config_option("lock_timeout", PROBER_LOCK_TIMEOUT,
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
 	drop_trigger(job_id, source);
 	nparts = sabot_capture_parts(job_id, &parts);
 	for (int i = 0; i < nparts; i++)

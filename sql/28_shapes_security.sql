@@ -1,0 +1,134 @@
+-- Security of streams: what is captured is handled by nobody but its owner,
+-- and nobody reaches into the streams, or holds up the jobs, of others.
+\getenv srcdir PG_ABS_SRCDIR
+\set helpers :srcdir /test/lib/helpers.sql
+\set ECHO none
+\i :helpers
+\set ECHO all
+\set VERBOSITY terse
+SELECT setval('sabot.job_job_id_seq', 28000) AS ids \gset
+CREATE ROLE shape_alice LOGIN;
+CREATE ROLE shape_bob LOGIN;
+CREATE ROLE shape_carol LOGIN;
+CREATE ROLE shape_monitor LOGIN IN ROLE pg_monitor;
+SELECT FROM unnest('{shape_alice,shape_bob,shape_carol,shape_monitor}'::regrole[]) AS r, sabot.grant_usage(r);
+CREATE SCHEMA al AUTHORIZATION shape_alice;
+CREATE SCHEMA bo AUTHORIZATION shape_bob;
+GRANT USAGE, CREATE ON SCHEMA al, bo TO PUBLIC;
+
+-- Types of columns: the functions of those are never called in the name of the
+-- extension's owner, not even by ANALYZE.
+SET SESSION AUTHORIZATION shape_alice;
+CREATE TABLE al.caller (who name);
+GRANT INSERT ON al.caller TO PUBLIC;
+CREATE FUNCTION al.tell() RETURNS void LANGUAGE sql AS 'INSERT INTO al.caller VALUES (current_user)';
+CREATE FUNCTION al.diff(a int, b int) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS
+	$$BEGIN PERFORM al.tell(); RETURN a - b; END$$;
+CREATE TYPE al.evil AS RANGE (subtype = int, subtype_diff = al.diff);
+CREATE TABLE al.typed (r al.evil, m al.evil_multirange, a al.evil[], "Quoted, name" int);
+SELECT sabot.submit_stream('al.typed', 'SELECT FROM batch') AS typed \gset
+SELECT sabot.pause_job(:typed);
+INSERT INTO al.typed SELECT al.evil(i, i + 5), al.evil_multirange(al.evil(i, i + 5)), ARRAY[al.evil(i, i + 5)], i FROM generate_series(1, 300) AS i;
+ALTER TABLE al.typed ADD COLUMN other al.evil;
+INSERT INTO al.typed SELECT al.evil(i, i + 5), NULL, NULL, i, al.evil(i, i + 5) FROM generate_series(1, 300) AS i;
+RESET SESSION AUTHORIZATION;
+SELECT string_agg(format('sabot.%I', relname), ', ') AS tables, count(*) FROM pg_class WHERE relname ~ ('^stream_' || :typed || '(_1)?$') \gset
+SELECT :count AS tables;
+ANALYZE :tables;
+SELECT DISTINCT who FROM al.caller;
+SELECT sabot.cancel_job(:typed);
+
+-- The trigger on a table of one's own, in the name of somebody else's stream
+SET SESSION AUTHORIZATION shape_bob;
+CREATE TABLE bo.source (id int, what text);
+CREATE TABLE bo.seen (id int, what text);
+SELECT sabot.submit_stream('bo.source', 'INSERT INTO bo.seen SELECT id, what FROM batch') AS bobs \gset
+SET SESSION AUTHORIZATION shape_alice;
+CREATE TABLE al.lure (id int);
+SELECT format('CREATE TRIGGER sabot_stream_%s AFTER INSERT ON al.lure FOR EACH ROW EXECUTE FUNCTION sabot.stream_capture(%1$s)', :bobs) \gexec
+TRUNCATE al.lure;
+ALTER TABLE al.lure ADD COLUMN other text;
+SELECT format('DROP TRIGGER sabot_stream_%s ON al.lure', :bobs) \gexec
+RESET SESSION AUTHORIZATION;
+SELECT count(*) FROM sabot.stream_part WHERE job_id = :bobs;
+SELECT event FROM sabot.stream_event WHERE job_id = :bobs;
+-- and what else is to be had of it
+SET SESSION AUTHORIZATION shape_alice;
+SELECT count(*) FROM sabot.stream_status WHERE job_id = :bobs;
+SELECT lag_rows, lag, capturing FROM sabot.stream_lag(:bobs);
+SELECT sabot.stream_waits(:bobs);
+SELECT code FROM unnest(ARRAY['TABLE %s.stream', 'TABLE %s.stream_part', 'TABLE %s.stream_event', 'TABLE %s.stream_dead_row',
+	'TABLE %s.stream_' || :bobs, 'INSERT INTO %s.stream_' || :bobs || ' DEFAULT VALUES', 'LOCK %s.stream_' || :bobs,
+	'SELECT nextval(''%s.stream_seq'')', 'SELECT %s.pause_job(' || :bobs || ')', 'SELECT %s.cancel_job(' || :bobs || ')',
+	'SELECT %s.submit_stream(''bo.source'', ''SELECT'')', 'SELECT %s.submit_stream(''sabot.stream_' || :bobs || ''', ''SELECT'')']) AS sql, pg_temp.try(format(sql, 'sabot'));
+
+-- A table that has another owner now, and is dropped: what he wrote was his.
+CREATE TABLE al.given (id int, what text);
+CREATE TABLE al.got (what text);
+SELECT sabot.submit_stream('al.given', 'INSERT INTO al.got SELECT what FROM batch') AS given,
+	sabot.submit_stream('al.given', 'INSERT INTO al.got SELECT what FROM batch') AS waits \gset
+SELECT sabot.pause_job(:waits);
+RESET SESSION AUTHORIZATION;
+ALTER TABLE al.given OWNER TO shape_bob;
+SET SESSION AUTHORIZATION shape_bob;
+INSERT INTO al.given VALUES (1, 'secret');
+RESET SESSION AUTHORIZATION;
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''paused''', :given));
+SET SESSION AUTHORIZATION shape_bob;
+DROP TABLE al.given;
+SET SESSION AUTHORIZATION shape_alice;
+SELECT sabot.resume_job(:given), sabot.resume_job(:waits);
+SELECT pg_temp.finish(:given), pg_temp.finish(:waits);
+SELECT count(*) FROM al.got;
+SELECT last_event FROM sabot.stream_status WHERE job_id = :given;
+SELECT sqlstate, error FROM sabot.job_status WHERE job_id = :waits;
+
+-- Who has a type of the columns locked does not hold up those who look after
+-- the jobs of all.
+CREATE DOMAIN al.dom AS int;
+CREATE TABLE al.domained (id int, d al.dom);
+SELECT sabot.submit_stream('al.domained', 'SELECT FROM batch') AS domained \gset
+BEGIN;
+DROP DOMAIN al.dom CASCADE;
+\! psql -XAtq -U shape_monitor -d contrib_regression -c "SET statement_timeout = '20 s'" -c "SELECT count(*) > 0, count(*) FILTER (WHERE lag_rows IS NULL AND state NOT IN ('failed', 'canceled')) FROM sabot.stream_status"
+COMMIT;
+SELECT lag_rows FROM sabot.stream_status WHERE job_id = :domained;
+SELECT sabot.cancel_job(:domained);
+
+-- The tablespace of captured rows is not for the caller to choose.
+RESET SESSION AUTHORIZATION;
+SET allow_in_place_tablespaces = on;
+CREATE TABLESPACE shape_space LOCATION '';
+SET SESSION AUTHORIZATION shape_alice;
+CREATE TABLE al.placed (id int);
+SET default_tablespace = shape_space;
+SELECT sabot.submit_stream('al.placed', 'SELECT FROM batch') AS placed \gset
+RESET default_tablespace;
+SELECT reltablespace FROM pg_class WHERE relname = 'stream_' || :placed;
+SELECT sabot.cancel_job(:placed);
+RESET SESSION AUTHORIZATION;
+DROP TABLESPACE shape_space;
+
+-- The stream of a role that is gone ends with the next row; a reader of its
+-- table does not hold up the prober.
+SET SESSION AUTHORIZATION shape_carol;
+CREATE TABLE bo.carols (id int);
+SELECT sabot.submit_stream('bo.carols', 'SELECT FROM batch') AS carols \gset
+RESET SESSION AUTHORIZATION;
+REASSIGN OWNED BY shape_carol TO shape_bob;
+DROP OWNED BY shape_carol;
+DROP ROLE shape_carol;
+SET SESSION AUTHORIZATION shape_bob;
+INSERT INTO bo.carols VALUES (1);
+RESET SESSION AUTHORIZATION;
+SELECT pg_temp.finish(:carols);
+SELECT sqlstate, error FROM sabot.job_status WHERE job_id = :carols;
+SELECT count(*) FROM pg_trigger WHERE tgrelid = 'bo.carols'::regclass;
+SELECT count(*) FROM sabot.stream_part WHERE job_id = :carols;
+
+SELECT sabot.cancel_job(:bobs);
+SET client_min_messages = warning;
+DROP SCHEMA al, bo CASCADE;
+DROP OWNED BY shape_alice, shape_bob, shape_monitor;
+DROP ROLE shape_alice, shape_bob, shape_monitor;
+SELECT count(*) FROM sabot.stream_part;
