@@ -44,6 +44,16 @@
 static MemoryContext probe_context = NULL;
 
 /*
+ * sabot_jobs_probing - whether this process is a prober, which waits for no
+ * user's lock: the jobs of all others would wait with it
+ */
+bool
+sabot_jobs_probing(void)
+{
+	return probe_context != NULL;
+}
+
+/*
  * recover_orphans - deal with the jobs of agents that were lost here
  *
  * One that makes trouble does not keep the others from it; returns false if
@@ -78,14 +88,35 @@ recover_orphans(void)
 }
 
 /*
- * recover_signals - apply requests to jobs that do not run (anymore)
+ * recover_signal - cancel or pause a job that does not run (anymore), as asked
  *
- * Their session or the server may have ended between commit and signal.
+ * In no transaction.
  */
 static void
-recover_signals(void)
+recover_signal(int64 job_id, SabotInterrupt reason)
 {
 	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(job_id);
+	SabotOwn	own;
+
+	sabot_own_start_transaction(&own);
+	/* It may run now, begun before the request could be seen. */
+	if (!sabot_pool_interrupt(MyDatabaseId, job_id, reason) &&
+		!sabot_job_interrupt_row(job_id, reason))
+		sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",
+				  1, &type, &value, NULL, 0);
+	sabot_own_commit_transaction(&own);
+}
+
+/*
+ * read_signals - the requests there are, as arrays in probe_context; returns
+ * how many
+ *
+ * Those to jobs that have ended are deleted.
+ */
+static int
+read_signals(int64 **ids, SabotInterrupt **reasons)
+{
 	SabotOwn	own;
 	int			n;
 
@@ -95,29 +126,56 @@ recover_signals(void)
 			  0, NULL, NULL, NULL, 0);
 	n = sabot_spi("SELECT s.job_id, s.action FROM sabot.job_signal s",
 				  0, NULL, NULL, NULL, 0);
-	if (n > 0)
+	*ids = MemoryContextAlloc(probe_context, sizeof(int64) * Max(n, 1));
+	*reasons = MemoryContextAlloc(probe_context,
+								  sizeof(SabotInterrupt) * Max(n, 1));
+	for (int i = 0; i < n; i++)
 	{
-		SPITupleTable *rows = SPI_tuptable;
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
 
-		for (int i = 0; i < n; i++)
-		{
-			bool		isnull;
-			int64		job_id = DatumGetInt64(SPI_getbinval(rows->vals[i],
-															 rows->tupdesc, 1, &isnull));
-			Datum		value = Int64GetDatum(job_id);
-			char	   *action = SPI_getvalue(rows->vals[i], rows->tupdesc, 2);
-			SabotInterrupt reason = strcmp(action, "cancel") == 0 ?
+		(*ids)[i] = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
+		(*reasons)[i] = strcmp(SPI_getvalue(row, desc, 2), "cancel") == 0 ?
 			SABOT_INTERRUPT_CANCEL : SABOT_INTERRUPT_PAUSE;
-
-			/* It may run now, begun before the request could be seen. */
-			if (sabot_pool_interrupt(MyDatabaseId, job_id, reason) ||
-				sabot_job_interrupt_row(job_id, reason))
-				continue;
-			sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",
-					  1, &type, &value, NULL, 0);
-		}
 	}
 	sabot_own_commit_transaction(&own);
+	return n;
+}
+
+/*
+ * recover_signals - apply requests to jobs that do not run (anymore)
+ *
+ * Their session or the server may have ended between commit and signal.  One
+ * that makes trouble does not keep the others from it, as in
+ * recover_orphans().
+ */
+static bool
+recover_signals(void)
+{
+	int64	   *ids;
+	SabotInterrupt *reasons;
+	int			n = read_signals(&ids, &reasons);
+	volatile bool ok = true;
+
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		PG_TRY();
+		{
+			recover_signal(ids[i], reasons[i]);
+		}
+		PG_CATCH();
+		{
+			EmitErrorReport();
+			FlushErrorState();
+			AbortOutOfAnyTransaction();
+			MemoryContextSwitchTo(probe_context);
+			ok = false;
+		}
+		PG_END_TRY();
+	}
+	return ok;
 }
 
 /*
@@ -331,6 +389,81 @@ role_exists(Oid roleid)
 }
 
 /*
+ * end_stream - end a stream of a role that is gone
+ *
+ * In no transaction.
+ */
+static void
+end_stream(int64 job_id, const SabotEnd *with)
+{
+	SabotEnd	end = *with;
+	SabotOwn	own;
+	SabotJob   *job;
+
+	sabot_own_start_transaction(&own);
+	job = sabot_job_read(job_id);
+	if (job != NULL)
+	{
+		end.attempt = job->attempt;
+		end.losses = job->losses;
+		(void) sabot_job_finish(job, &end);
+	}
+	sabot_own_commit_transaction(&own);
+	sabot_wait_wakeup(job_id);
+}
+
+/*
+ * end_streams - end the streams of a role that is gone, so that they do not
+ * keep for ever what is written into tables that are others' now
+ *
+ * A table that somebody has locked is left to the prober that the next rows
+ * bring.
+ */
+static void
+end_streams(Oid owner, int sqlstate, const char *message, const char *hint)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[] = {ObjectIdGetDatum(owner), 0};
+	ErrorData	error = {.sqlerrcode = sqlstate};
+	SabotEnd	end = {.state = SABOT_JOB_FAILED,.error = &error};
+	SabotOwn	own;
+	int64	   *ids;
+	int			n;
+
+	error.message = unconstify(char *, message);
+	error.hint = unconstify(char *, hint);
+	sabot_own_start_transaction(&own);
+	values[1] = Int64GetDatum(sabot_catalog(false)->home);
+	n = sabot_spi("SELECT job_id FROM sabot.job WHERE owner = $1 AND home = $2"
+				  " AND kind = 'stream'", 2, types, values, NULL, 0);
+	ids = MemoryContextAlloc(probe_context, sizeof(int64) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		ids[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+											 SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	sabot_own_commit_transaction(&own);
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		PG_TRY();
+		{
+			end_stream(ids[i], &end);
+		}
+		PG_CATCH();
+		{
+			EmitErrorReport();
+			FlushErrorState();
+			AbortOutOfAnyTransaction();
+		}
+		PG_END_TRY();
+		MemoryContextSwitchTo(probe_context);
+	}
+}
+
+/*
  * fail_all - fail all open jobs of a role that wait for a crew
  *
  * Until none has come while we looked for them: nobody else would.  A schedule
@@ -345,6 +478,8 @@ fail_all(SabotPairKey key, int sqlstate, const char *message,
 
 	if (!is_gone && key.crew == SABOT_AGENTS)
 		see_to_all(key.roleid, "schedule");
+	if (is_gone && key.crew == SABOT_AGENTS)
+		end_streams(key.roleid, sqlstate, message, hint);
 	do
 	{
 		wake_seq = sabot_pool_wake_seq(key);
@@ -482,7 +617,7 @@ sabot_jobs_probe(void)
 		sabot_prober_read_keep_agents();
 		sabot_queue_load();
 		ok = recover_orphans();
-		recover_signals();
+		ok = recover_signals() && ok;
 		owners = list_concat_unique_oid(open_owners(),
 										sabot_stream_probe(probe_context));
 		foreach(lc, owners)
@@ -493,5 +628,5 @@ sabot_jobs_probe(void)
 	if (!ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not recover all jobs whose agents were lost")));
+				 errmsg("could not recover all jobs whose agents were lost or did not hear of a request")));
 }

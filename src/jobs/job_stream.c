@@ -399,9 +399,33 @@ typedef struct Look
 	bool		has_rows;
 	int			first_part;
 	int			nparts;
-	bool		owns_source;
+	bool		owns_source;	/* or did, to its end */
+	bool		has_source;
 	bool		has_trigger;
 } Look;
+
+/*
+ * was_taken - whether a table that is gone was not the stream owner's anymore
+ *
+ * In a transaction, with an active snapshot.
+ */
+static bool
+was_taken(int64 job_id)
+{
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(job_id);
+	SabotOwn	own;
+	bool		result;
+
+	SPI_connect();
+	sabot_own_begin(&own);
+	result = sabot_spi_generic("SELECT FROM sabot.stream_event WHERE job_id = $1"
+							   " AND event = '" SABOT_STREAM_TAKEN "'",
+							   1, &type, &value, NULL, 1) > 0;
+	sabot_own_end(&own);
+	SPI_finish();
+	return result;
+}
 
 /*
  * look - see what there is to do for a stream
@@ -429,10 +453,11 @@ look(const SabotJob *job, Look *result)
 								   s->suspects[s->nsuspects - 1] : PG_INT64_MAX,
 								   &result->first_part);
 		result->nparts = sabot_capture_parts(job->job_id, &parts);
-		/* Of a table that is gone all rows were written when it was his. */
-		result->owns_source =
-			!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(s->source)) ||
-			object_ownercheck(RelationRelationId, s->source, job->owner);
+		result->has_source =
+			SearchSysCacheExists1(RELOID, ObjectIdGetDatum(s->source));
+		result->owns_source = result->has_source ?
+			object_ownercheck(RelationRelationId, s->source, job->owner) :
+			!was_taken(job->job_id);
 		result->has_trigger = sabot_capture_is_attached(job->job_id, s->source);
 	}
 	PopActiveSnapshot();
@@ -485,6 +510,10 @@ sabot_stream_prepare(const SabotJob *job)
 	if (l.stream == NULL || l.nparts == 0)
 		end_stream(job, "captured rows of the job are gone",
 				   "Submit it again.");
+	else if (!l.owns_source && !l.has_source)
+		end_stream(job, psprintf("table %s was dropped, and was not its owner's anymore",
+								 l.stream->source_name),
+				   "What was written since it was another one's is not handed over.");
 	else if (!l.owns_source)
 		sabot_stream_pause(job, psprintf("its owner does not own table %s anymore",
 										 l.stream->source_name));
@@ -539,7 +568,6 @@ bool
 sabot_stream_waits(int64 job_id)
 {
 	SabotStream *stream;
-	int			part;
 	int		   *parts;
 	bool		result = false;
 
@@ -547,7 +575,7 @@ sabot_stream_waits(int64 job_id)
 	stream = sabot_stream_read(job_id);
 	if (stream != NULL)
 		result = stream->failed || stream->nsuspects > 0 ||
-			sabot_capture_has_rows(job_id, stream->floor, PG_INT64_MAX, &part) ||
+			sabot_capture_may_have_rows(job_id, stream->floor) ||
 			sabot_capture_parts(job_id, &parts) > 1 ||
 			!sabot_capture_is_attached(job_id, stream->source);
 	PopActiveSnapshot();

@@ -38,6 +38,9 @@ typedef enum SabotCaptureColumn
 	CAPTURE_NCOLUMNS
 } SabotCaptureColumn;
 
+/* In sabot.stream_event: whose owner dropped the trigger, or the table. */
+#define SABOT_STREAM_TAKEN "dropped by another owner"
+
 /* Numbers that one value of sabot.stream_seq stands for. */
 #define SABOT_SEQ_BLOCK 256
 
@@ -124,6 +127,7 @@ extern void sabot_capture_watch_subend(SubXactEvent event,
 									   SubTransactionId parent);
 
 /* in job_stream_capture.c */
+extern bool sabot_capture_reads(int64 job_id, Relation rel);
 extern void sabot_capture_guard_tag(LOCKTAG *tag, int64 block);
 extern bool sabot_capture_guarded(const LOCKTAG *tag, int64 *block);
 extern void sabot_capture_touch(int64 job_id);
@@ -145,6 +149,7 @@ extern SabotBatch *sabot_batch_take(int64 job_id, int64 floor, int64 until,
 extern void sabot_batch_forget(const SabotBatch *batch);
 extern bool sabot_capture_has_rows(int64 job_id, int64 floor, int64 until,
 								   int *part);
+extern bool sabot_capture_may_have_rows(int64 job_id, int64 floor);
 extern SabotStream *sabot_stream_read(int64 job_id);
 extern void sabot_stream_update(const SabotStream *stream, int rows,
 								int batches, int dead);

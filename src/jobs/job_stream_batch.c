@@ -32,6 +32,7 @@
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -56,18 +57,22 @@ typedef struct PartScan
 } PartScan;
 
 /*
- * begin_scan - scan the committed rows of a table from a number to another
+ * begin_locked_scan - scan the committed rows of a table from a number to
+ * another; it is locked
  *
  * Returns false if the table is gone: its capture has ended, or it was empty.
  */
 static bool
-begin_scan(PartScan *s, Oid table, int64 from, int64 until)
+begin_locked_scan(PartScan *s, Oid table, int64 from, int64 until)
 {
 	ScanKeyData key;
 
-	s->rel = OidIsValid(table) ? try_table_open(table, AccessShareLock) : NULL;
+	s->rel = try_table_open(table, NoLock);
 	if (s->rel == NULL)
+	{
+		UnlockRelationOid(table, AccessShareLock);
 		return false;
+	}
 	s->index = index_open(linitial_oid(RelationGetIndexList(s->rel)),
 						  AccessShareLock);
 	s->snapshot = RegisterSnapshot(sabot_stream_snapshot());
@@ -78,6 +83,18 @@ begin_scan(PartScan *s, Oid table, int64 from, int64 until)
 	s->scan = SabotIndexBeginScan(s->rel, s->index, s->snapshot, 1);
 	index_rescan(s->scan, &key, 1, NULL, 0);
 	return true;
+}
+
+/*
+ * begin_scan - the same, of a table that is not locked yet, or not there
+ */
+static bool
+begin_scan(PartScan *s, Oid table, int64 from, int64 until)
+{
+	if (!OidIsValid(table))
+		return false;
+	LockRelationOid(table, AccessShareLock);
+	return begin_locked_scan(s, table, from, until);
 }
 
 /*
@@ -135,6 +152,38 @@ sabot_capture_has_rows(int64 job_id, int64 floor, int64 until, int *part)
 		return true;
 	}
 	return false;
+}
+
+/*
+ * sabot_capture_may_have_rows - whether a capture has, or may have, committed
+ * rows with numbers from floor on
+ *
+ * Does not wait for who has changed the types of their columns and not
+ * committed that: so somebody's open transaction does not keep a prober from
+ * the jobs of all others.
+ */
+bool
+sabot_capture_may_have_rows(int64 job_id, int64 floor)
+{
+	int		   *parts;
+	int			nparts = sabot_capture_parts(job_id, &parts);
+	bool		found = false;
+
+	for (int i = 0; i < nparts && !found; i++)
+	{
+		Oid			table = sabot_capture_table(job_id, parts[i]);
+		PartScan	s;
+
+		if (!OidIsValid(table))
+			continue;
+		if (!ConditionalLockRelationOid(table, AccessShareLock))
+			return true;
+		if (!begin_locked_scan(&s, table, floor, PG_INT64_MAX))
+			continue;
+		found = next_row(&s);
+		end_scan(&s);
+	}
+	return found;
 }
 
 /*

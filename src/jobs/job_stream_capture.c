@@ -160,13 +160,14 @@ warn_missing(Relation rel, int64 job_id)
 }
 
 /*
- * is_read - whether a capture is of a table, or of one whose partition it is
+ * sabot_capture_reads - whether a capture is of a table, or of one whose
+ * partition it is
  *
  * Whoever may submit streams may attach the trigger to tables of his own: that
- * must not bring rows into streams of others.
+ * must not bring rows, or columns, into streams of others.
  */
-static bool
-is_read(int64 job_id, Relation rel)
+bool
+sabot_capture_reads(int64 job_id, Relation rel)
 {
 	SabotStream *stream = sabot_stream_read(job_id);
 
@@ -187,7 +188,7 @@ fill_target(Target *target, Relation rel)
 	MemoryContext old;
 	bool		was_missing = target->desc == NULL && target->source != NULL;
 
-	target->table = is_read(target->key.job_id, rel) ?
+	target->table = sabot_capture_reads(target->key.job_id, rel) ?
 		sabot_capture_follow(target->key.job_id, rel) : InvalidOid;
 	if (!OidIsValid(target->table))
 	{

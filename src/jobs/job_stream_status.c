@@ -22,6 +22,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -75,19 +76,28 @@ may_see(int64 job_id)
 }
 
 /*
- * count_part - count the committed rows of a table of captured rows
+ * count_part - count the committed rows of a table of captured rows; false if
+ * it is locked
+ *
+ * Who looks at the streams of all is not to wait for one of their owners.
  */
-static void
+static bool
 count_part(Oid table, Waiting *waiting)
 {
-	Relation	rel = try_table_open(table, AccessShareLock);
+	Relation	rel;
 	Snapshot	snapshot;
 	TupleTableSlot *slot;
 	TableScanDesc scan;
 
+	if (!ConditionalLockRelationOid(table, AccessShareLock))
+		return false;
+	rel = try_table_open(table, NoLock);
 	/* It is dropped when it has become empty. */
 	if (rel == NULL)
-		return;
+	{
+		UnlockRelationOid(table, AccessShareLock);
+		return true;
+	}
 	snapshot = RegisterSnapshot(sabot_stream_snapshot());
 	slot = table_slot_create(rel, NULL);
 	scan = table_beginscan(rel, snapshot, 0, NULL);
@@ -106,6 +116,27 @@ count_part(Oid table, Waiting *waiting)
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
+	return true;
+}
+
+/*
+ * count_waiting - count what waits of a stream; false if that cannot be told
+ * now
+ */
+static bool
+count_waiting(int64 job_id, Waiting *waiting)
+{
+	int		   *parts;
+	int			nparts = sabot_capture_parts(job_id, &parts);
+
+	for (int i = 0; i < nparts; i++)
+	{
+		Oid			table = sabot_capture_table(job_id, parts[i]);
+
+		if (OidIsValid(table) && !count_part(table, waiting))
+			return false;
+	}
+	return true;
 }
 
 /*
@@ -138,7 +169,8 @@ is_capturing(int64 job_id, Oid source)
  * OUT capturing boolean) - how many captured rows wait, since when the oldest
  * does, and whether the trigger is there and fires
  *
- * NULLs for what is no unfinished stream that the caller may see.
+ * NULLs for what is no unfinished stream that the caller may see; the first two
+ * while a transaction that changes the types of its columns has it locked.
  */
 Datum
 sabot_stream_lag(PG_FUNCTION_ARGS)
@@ -149,8 +181,6 @@ sabot_stream_lag(PG_FUNCTION_ARGS)
 	Datum		values[3] = {0};
 	bool		nulls[3] = {true, true, true};
 	TupleDesc	desc;
-	int		   *parts;
-	int			nparts;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -158,16 +188,13 @@ sabot_stream_lag(PG_FUNCTION_ARGS)
 		stream = sabot_stream_read(job_id);
 	if (stream != NULL)
 	{
-		nparts = sabot_capture_parts(job_id, &parts);
-		for (int i = 0; i < nparts; i++)
-			if (OidIsValid(sabot_capture_table(job_id, parts[i])))
-				count_part(sabot_capture_table(job_id, parts[i]), &waiting);
+		nulls[0] = nulls[1] = !count_waiting(job_id, &waiting);
 		values[0] = Int64GetDatum(waiting.rows);
 		values[1] = DirectFunctionCall2(timestamp_mi,
 										TimestampTzGetDatum(waiting.rows > 0 ? GetCurrentTimestamp() : 0),
 										TimestampTzGetDatum(waiting.since));
 		values[2] = BoolGetDatum(is_capturing(job_id, stream->source));
-		memset(nulls, false, sizeof(nulls));
+		nulls[2] = false;
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
 													  values, nulls)));

@@ -31,11 +31,13 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "jobs/job_stream.h"
 
@@ -53,6 +55,8 @@ typedef struct Note
 	SubTransactionId subid;
 	Oid			relid;
 	int64		job_id;
+	Oid			owner;			/* of the table that loses its trigger */
+	bool		wakes;			/* the commit is to wake the stream */
 	struct Note *next;			/* noted before */
 } Note;
 
@@ -63,20 +67,23 @@ static object_access_hook_type prev_object_access = NULL;
  * add_note - note something of the current subtransaction, once
  */
 static void
-add_note(NoteKind kind, Oid relid, int64 job_id)
+add_note(NoteKind kind, Oid relid, int64 job_id, Oid owner)
 {
 	SubTransactionId subid = GetCurrentSubTransactionId();
 	Note	   *note;
 
 	for (note = notes; note != NULL; note = note->next)
 		if (note->kind == kind && note->subid == subid &&
-			note->relid == relid && note->job_id == job_id)
+			note->relid == relid && note->job_id == job_id &&
+			note->owner == owner)
 			return;
 	note = MemoryContextAlloc(TopTransactionContext, sizeof(Note));
 	note->kind = kind;
 	note->subid = subid;
 	note->relid = relid;
 	note->job_id = job_id;
+	note->owner = owner;
+	note->wakes = false;
 	note->next = notes;
 	notes = note;
 }
@@ -98,7 +105,7 @@ note_truncated(Oid relid)
 	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
 		if (!rel->trigdesc->triggers[i].tgisclone &&
 			sabot_capture_trigger(&rel->trigdesc->triggers[i], &job_id))
-			add_note(NOTE_TRUNCATED, relid, job_id);
+			add_note(NOTE_TRUNCATED, relid, job_id, InvalidOid);
 	RelationClose(rel);
 }
 
@@ -121,6 +128,23 @@ job_of_trigger(HeapTuple tuple)
 }
 
 /*
+ * owner_of - the owner of a table
+ */
+static Oid
+owner_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
+}
+
+/*
  * note_detached - a trigger is being dropped, alone or with its table
  */
 static void
@@ -131,17 +155,21 @@ note_detached(Oid triggerid)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	int64		job_id = 0;
+	Oid			relid = InvalidOid;
 
 	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(triggerid));
 	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
+	{
 		job_id = job_of_trigger(tuple);
+		relid = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
+	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	if (job_id != 0)
-		add_note(NOTE_DETACHED, InvalidOid, job_id);
+		add_note(NOTE_DETACHED, relid, job_id, owner_of(relid));
 }
 
 /*
@@ -160,7 +188,7 @@ watch_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 	else if (classId == RelationRelationId && subId > 0 &&
 			 (access == OAT_POST_ALTER || access == OAT_POST_CREATE ||
 			  access == OAT_DROP))
-		add_note(NOTE_COLUMNS, objectId, 0);
+		add_note(NOTE_COLUMNS, objectId, 0, InvalidOid);
 	else if (classId == TriggerRelationId && access == OAT_DROP)
 		note_detached(objectId);
 }
@@ -182,27 +210,57 @@ follow_columns(Oid relid)
 		if (sabot_capture_trigger(&rel->trigdesc->triggers[i], &jobs[n]))
 			n++;
 	for (int i = 0; i < n; i++)
-		(void) sabot_capture_follow(jobs[i], rel);
+		if (sabot_capture_reads(jobs[i], rel))
+			(void) sabot_capture_follow(jobs[i], rel);
 	relation_close(rel, NoLock);
 }
 
 /*
- * record - write down what has happened to a stream's source
+ * record_detached - write down that a stream's source has lost its trigger
+ *
+ * As record().  When the table is gone nobody can see anymore whose it was, and
+ * it is not for its former owner to be given what others wrote.
  */
 static void
-record(const Note *note)
+record_detached(const Note *note)
 {
+	SabotJob   *job = sabot_job_read(note->job_id);
+
+	if (job != NULL && !superuser_arg(job->owner) &&
+		!has_privs_of_role(job->owner, note->owner))
+		sabot_capture_note(note->job_id, SABOT_STREAM_TAKEN,
+						   "Rows written before are handed over only if the table is there, and becomes the stream owner's again.");
+	else
+		sabot_capture_note(note->job_id, "trigger dropped",
+						   "Rows written before are handed over, then the stream ends.");
+}
+
+/*
+ * record - write down what has happened to a stream's source, and whether that
+ * wakes the stream
+ *
+ * Anybody can attach such a trigger to a table of his own: that is none of the
+ * stream's business.
+ */
+static void
+record(Note *note)
+{
+	SabotStream *stream;
 	SabotOwn	own;
 
 	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);
-	if (note->kind == NOTE_TRUNCATED)
-		sabot_capture_note(note->job_id, "truncated",
-						   "Rows written before are handed over.");
-	else if (sabot_stream_read(note->job_id) != NULL)
-		sabot_capture_note(note->job_id, "trigger dropped",
-						   "Rows written before are handed over, then the stream ends.");
+	stream = sabot_stream_read(note->job_id);
+	if (stream != NULL && stream->source == note->relid)
+	{
+		if (note->kind == NOTE_DETACHED)
+			record_detached(note);
+		else
+			sabot_capture_note(note->job_id, "truncated",
+							   "Rows written before are handed over.");
+		note->wakes = note->kind == NOTE_DETACHED;
+	}
 	sabot_own_end(&own);
 	PopActiveSnapshot();
 	SPI_finish();
@@ -228,7 +286,8 @@ act(void)
 			continue;
 		}
 		record(note);
-		sabot_capture_wake_begin(note->job_id);
+		if (note->wakes)
+			sabot_capture_wake_begin(note->job_id);
 	}
 }
 
@@ -248,7 +307,7 @@ sabot_capture_watch_end(XactEvent event)
 			break;
 		case XACT_EVENT_COMMIT:
 			for (Note *note = notes; note != NULL; note = note->next)
-				if (note->kind == NOTE_DETACHED)
+				if (note->wakes)
 					sabot_capture_wake(note->job_id);
 			notes = NULL;
 			break;

@@ -21,11 +21,11 @@ COMMENT ON VIEW stream_status IS
 COMMENT ON COLUMN stream_status.capturing IS
 	'whether its trigger is there and enabled; NULL once it has ended';
 COMMENT ON COLUMN stream_status.lag_rows IS
-	'rows that were captured and not handed over yet';
+	'rows that were captured and not handed over yet; NULL while a type of theirs is being changed';
 COMMENT ON COLUMN stream_status.lag IS
 	'for how long the oldest of these has been waiting';
 COMMENT ON COLUMN stream_status.last_event IS
-	'truncated, columns changed or trigger dropped (with its table, perhaps)';
+	'truncated, columns changed, trigger dropped (with its table, perhaps), or dropped by another owner';
 
 CREATE VIEW stream_dead_letter WITH (security_barrier) AS
 	SELECT d.job_id, d.sabot_seq, d.sabot_op, d."row", d.attempts, d.sqlstate,
