@@ -109,6 +109,23 @@ SELECT sabot.cancel_job(:placed);
 RESET SESSION AUTHORIZATION;
 DROP TABLESPACE shape_space;
 
+-- Rows that were written are not kept in memory to the end of the transaction,
+-- nor are their large values.
+CREATE TABLE al.large (id int, n int, v text);
+ALTER TABLE al.large ALTER v SET STORAGE EXTERNAL;
+INSERT INTO al.large SELECT i, 0, repeat('x', 500000) FROM generate_series(1, 40) AS i;
+CREATE TABLE al.many (id int);
+SELECT sabot.submit_stream('al.large', 'SELECT FROM batch') AS large, sabot.submit_stream('al.many', 'SELECT FROM batch') AS many \gset
+BEGIN;
+UPDATE al.large SET n = 1;
+SELECT sum(total_bytes) < 5000000 AS few FROM pg_backend_memory_contexts WHERE name = 'sabot captured rows';
+ROLLBACK;
+BEGIN;
+INSERT INTO al.many SELECT generate_series(1, 100000);
+SELECT sum(total_bytes) < 2000000 AS few FROM pg_backend_memory_contexts WHERE name = 'sabot captured rows';
+ROLLBACK;
+SELECT sabot.cancel_job(:large), sabot.cancel_job(:many);
+
 -- The stream of a role that is gone ends with the next row; a reader of its
 -- table does not hold up the prober.
 SET SESSION AUTHORIZATION shape_carol;

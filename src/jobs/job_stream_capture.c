@@ -271,6 +271,8 @@ form_tuple(const Target *target, TupleTableSlot *slot, const char *op)
 	int			natts = target->desc->natts;
 	Datum	   *values = palloc(sizeof(Datum) * natts);
 	bool	   *isnull = palloc(sizeof(bool) * natts);
+	Pointer    *fetched = palloc(sizeof(Pointer) * natts);
+	int			nfetched = 0;
 	HeapTuple	tuple;
 
 	slot_getallattrs(slot);
@@ -284,10 +286,18 @@ form_tuple(const Target *target, TupleTableSlot *slot, const char *op)
 		isnull[i] = slot->tts_isnull[target->source[i]];
 		if (!isnull[i] && TupleDescAttr(target->desc, i)->attlen == -1 &&
 			VARATT_IS_EXTERNAL(DatumGetPointer(values[i])))
-			values[i] = PointerGetDatum(detoast_external_attr((struct varlena *)
-															  DatumGetPointer(values[i])));
+		{
+			fetched[nfetched] = (Pointer)
+				detoast_external_attr((struct varlena *) DatumGetPointer(values[i]));
+			values[i] = PointerGetDatum(fetched[nfetched++]);
+		}
 	}
 	tuple = heap_form_tuple(target->desc, values, isnull);
+	/* The context lives as long as the transaction, whatever is written. */
+	for (int i = 0; i < nfetched; i++)
+		pfree(fetched[i]);
+	pfree(fetched);
+	pfree(DatumGetPointer(values[CAPTURE_OP]));
 	pfree(values);
 	pfree(isnull);
 	return tuple;
