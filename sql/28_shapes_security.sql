@@ -109,6 +109,20 @@ SELECT sabot.cancel_job(:placed);
 RESET SESSION AUTHORIZATION;
 DROP TABLESPACE shape_space;
 
+-- Nor does what the extension's owner gives others of his tables hold for them.
+CREATE ROLE "shape reader";
+ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO "shape reader";
+SET SESSION AUTHORIZATION shape_alice;
+SELECT sabot.submit_stream('al.placed', 'SELECT FROM batch') AS placed \gset
+SELECT has_table_privilege('shape_bob', oid, 'SELECT') AS bob, has_table_privilege('shape reader', oid, 'SELECT, INSERT') AS reader
+	FROM pg_class WHERE relname = 'stream_' || :placed;
+SELECT sabot.cancel_job(:placed);
+RESET SESSION AUTHORIZATION;
+ALTER DEFAULT PRIVILEGES REVOKE SELECT ON TABLES FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM "shape reader";
+DROP ROLE "shape reader";
+
 -- Rows that were written are not kept in memory to the end of the transaction,
 -- nor are their large values.
 CREATE TABLE al.large (id int, n int, v text);

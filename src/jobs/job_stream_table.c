@@ -243,6 +243,28 @@ keep_from_analyze(const char *name, TupleDesc desc)
 }
 
 /*
+ * keep_to_owner - take away what default privileges have given others
+ *
+ * Between sabot_own_begin() and sabot_own_end(), SPI connected.
+ */
+static void
+keep_to_owner(Oid table)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(table);
+	int			n = sabot_spi_generic("SELECT DISTINCT format('REVOKE ALL ON %s FROM %s', c.oid::regclass,"
+									  " CASE a.grantee WHEN 0 THEN 'PUBLIC'"
+									  " ELSE quote_ident(pg_get_userbyid(a.grantee)) END)"
+									  " FROM pg_class c, aclexplode(c.relacl) a"
+									  " WHERE c.oid = $1 AND a.grantee <> c.relowner",
+									  1, &type, &value, NULL, 0);
+	SPITupleTable *rows = SPI_tuptable;
+
+	for (int i = 0; i < n; i++)
+		execute(SPI_getvalue(rows->vals[i], rows->tupdesc, 1));
+}
+
+/*
  * go_with_extension - have an object dropped with the extension
  */
 static void
@@ -287,6 +309,7 @@ create_part(int64 job_id, int part, TupleDesc desc)
 					 job_id, part));
 	CommandCounterIncrement();
 	table = sabot_capture_table(job_id, part);
+	keep_to_owner(table);
 	go_with_extension(RelationRelationId, table, DEPENDENCY_AUTO);
 	return table;
 }
