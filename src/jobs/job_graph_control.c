@@ -350,18 +350,19 @@ sabot_graph_is_running(int64 job_id)
 
 /*
  * The last of the pieces of job $1 that may be under way at once, among those in
- * a table; NULL if there is no pause between them.
+ * the table that is named between; NULL if there is no pause between them.
  */
-#define LAST_LANE(table) \
+#define LAST_LANE_IN \
 	"(SELECT p.job_id FROM sabot.job_spread s, (SELECT c.job_id," \
-	" row_number() OVER (ORDER BY c.job_id) AS n FROM " table " c" \
-	" WHERE c.parent_id = $1 AND c.state <> 'completed') p" \
+	" row_number() OVER (ORDER BY c.job_id) AS n FROM "
+#define LAST_LANE_END \
+	" c WHERE c.parent_id = $1 AND c.state <> 'completed') p" \
 	" WHERE s.job_id = $1 AND p.n = s.lanes)"
 
 /* States of jobs that are to run again: $2 is now. */
 #define STATE_TO_RESUME \
 	"CASE WHEN j.kind = 'spread' AND EXISTS (SELECT FROM sabot.job c WHERE c.parent_id = j.job_id) THEN 'blocked'" \
-	" WHEN j.kind = 'piece' AND j.job_id > " LAST_LANE("sabot.job") " THEN 'blocked'" \
+	" WHEN j.kind = 'piece' AND j.job_id > " LAST_LANE_IN "sabot.job" LAST_LANE_END " THEN 'blocked'" \
 	" WHEN j.kind = 'graph' THEN CASE WHEN j.timeout IS NULL THEN 'blocked' ELSE 'scheduled' END" \
 	" WHEN j.depends_on IS NOT NULL AND EXISTS (SELECT FROM sabot.job d WHERE d.job_id = ANY (j.depends_on))" \
 	" THEN 'blocked' WHEN j.run_after > $2 THEN 'scheduled' ELSE 'queued' END::sabot.job_state"
@@ -464,7 +465,7 @@ sabot_graph_requeue(int64 job_id)
 				  " SELECT job_id, parent_id, kind, name, owner, owner_name, $3,"
 				  " queue, priority, max_attempts, asked_atomic, asked_atomic, keep_rows, submitted_at,"
 				  " retry_delay, timeout, command, params, settings, depends_on, on_failure,"
-				  " CASE WHEN h.kind = 'piece' AND h.job_id > " LAST_LANE("sabot.job_history")
+				  " CASE WHEN h.kind = 'piece' AND h.job_id > " LAST_LANE_IN "sabot.job_history" LAST_LANE_END
 				  " OR EXISTS (SELECT FROM unnest(h.depends_on) AS d WHERE NOT EXISTS"
 				  " (SELECT FROM sabot.job_history c WHERE c.job_id = d AND c.state = 'completed'))"
 				  " THEN 'blocked' ELSE 'queued' END::sabot.job_state"
