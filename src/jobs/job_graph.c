@@ -227,7 +227,6 @@ read_task(Task *task, int number, JsonbValue *object)
 	JsonbValue	key;
 	JsonbValue	value;
 	JsonbValue *name;
-	JsonbIteratorToken token;
 
 	task->max_attempts = 1;
 	task->on_failure = "fail";
@@ -240,7 +239,7 @@ read_task(Task *task, int number, JsonbValue *object)
 		read_key(task, number, "name", name);
 	it = JsonbIteratorInit(object->val.binary.data);
 	(void) JsonbIteratorNext(&it, &key, false);
-	while ((token = JsonbIteratorNext(&it, &key, true)) == WJB_KEY)
+	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
 	{
 		(void) JsonbIteratorNext(&it, &value, true);
 		if (value.type != jbvNull)

@@ -539,6 +539,54 @@ sabot_run_put_back(const SabotReady *entry, const char *queue)
 }
 
 /*
+ * run_kind - do with the job that our agent has taken what its kind asks for
+ *
+ * Returns whether it has to be queued again at once.
+ */
+static bool
+run_kind(SabotJob *job, const SabotReady *entry, bool is_met)
+{
+	if (job->started_at != 0)
+		settle_cut_off(job);
+	else if (job->is_graph &&
+			 (!job->is_spread || sabot_spread_is_planned(job->job_id)))
+		sabot_graph_run(job);
+	else if (job->is_schedule)
+		sabot_schedule_run(job);
+	else if (job->is_stream)
+		return run_stream(job, entry);
+	else if (is_met || sabot_depend_verify(job))
+		run_loaded(job, entry);
+	return false;
+}
+
+/*
+ * run_and_tell - run the job that our agent has taken, and tell who waits for it
+ *
+ * It is NULL if it is not to run.
+ */
+static void
+run_and_tell(SabotJob *job, const SabotReady *entry, const char *queue,
+			 bool is_met)
+{
+	SabotReady	again = {entry->job_id, entry->priority};
+	bool		more = job != NULL && run_kind(job, entry, is_met);
+
+	more |= sabot_pool_end_work();
+	if (job != NULL && job->is_stream && sabot_stream_obey(entry->job_id))
+		more = false;
+	if (more)
+		sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &again);
+	sabot_wait_wakeup(entry->job_id);
+	if (job != NULL && job->is_spread)
+		sabot_spread_look_for_signal(job->job_id);
+	if (job != NULL)
+		sabot_agent_reset_session();
+	if (sabot_queue_is_limited(MyDatabaseId, queue))
+		sabot_pool_wake_all(MyDatabaseId);
+}
+
+/*
  * sabot_run_taken - run the job that our agent has taken, alone
  *
  * Afterwards the agent has no work, the session is reset, and whoever waits
@@ -548,10 +596,8 @@ void
 sabot_run_taken(const SabotReady *entry, const char *queue)
 {
 	MemoryContext caller = MemoryContextSwitchTo(job_context);
-	SabotReady	again = {entry->job_id, entry->priority};
 	bool		must_leave;
 	bool		is_met;
-	bool		more = false;
 	SabotJob   *job = load_job(entry->job_id, &must_leave, &is_met);
 
 	if (must_leave)
@@ -559,30 +605,7 @@ sabot_run_taken(const SabotReady *entry, const char *queue)
 	else
 	{
 		sabot_pool_took_work(sabot_my_pair());
-		if (job != NULL && job->started_at != 0)
-			settle_cut_off(job);
-		else if (job != NULL && job->is_graph &&
-				 (!job->is_spread || sabot_spread_is_planned(job->job_id)))
-			sabot_graph_run(job);
-		else if (job != NULL && job->is_schedule)
-			sabot_schedule_run(job);
-		else if (job != NULL && job->is_stream)
-			more = run_stream(job, entry);
-		else if (job != NULL &&
-				 (is_met || sabot_depend_verify(job)))
-			run_loaded(job, entry);
-		more |= sabot_pool_end_work();
-		if (job != NULL && job->is_stream && sabot_stream_obey(entry->job_id))
-			more = false;
-		if (more)
-			sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &again);
-		sabot_wait_wakeup(entry->job_id);
-		if (job != NULL && job->is_spread)
-			sabot_spread_look_for_signal(job->job_id);
-		if (job != NULL)
-			sabot_agent_reset_session();
-		if (sabot_queue_is_limited(MyDatabaseId, queue))
-			sabot_pool_wake_all(MyDatabaseId);
+		run_and_tell(job, entry, queue, is_met);
 	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(job_context);

@@ -152,19 +152,17 @@ read_pages(Relation index, int maxpages, Collection *collection)
 	BufferAccessStrategy strategy = GetAccessStrategy(BAS_BULKREAD);
 	BlockNumber nblocks = RelationGetNumberOfBlocks(index);
 	BlockNumber npages = nblocks - 1;	/* the first one is no page of keys */
-	double		step = 1;
 	double		entries = 0;
-	int			nread = 0;
+	int			nread;
 
 	if (nblocks <= 1)
 		return 0;
-	if (npages > maxpages)
-		step = (double) npages / maxpages;
-	for (double at = 0; at < npages; at += step)
+	nread = (int) Min(npages, (BlockNumber) maxpages);
+	for (int i = 0; i < nread; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		entries += read_page(index, 1 + (BlockNumber) at, strategy, collection);
-		nread++;
+		entries += read_page(index, 1 + (BlockNumber) ((uint64) i * npages / nread),
+							 strategy, collection);
 	}
 	FreeAccessStrategy(strategy);
 	return entries * npages / nread;
