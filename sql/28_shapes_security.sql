@@ -109,7 +109,27 @@ SELECT sabot.cancel_job(:placed);
 RESET SESSION AUTHORIZATION;
 DROP TABLESPACE shape_space;
 
--- Nor does what the extension's owner gives others of his tables hold for them.
+-- A dead letter whose row takes for ever to be shown, by a function of the owner,
+-- ends with the timeout, and is no obstacle to cancel_job.
+SET SESSION AUTHORIZATION shape_alice;
+CREATE TYPE al.slow AS ENUM ('a');
+CREATE FUNCTION al.to_json(al.slow) RETURNS json LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(1000); RETURN '1'; END$$;
+CREATE CAST (al.slow AS json) WITH FUNCTION al.to_json(al.slow);
+CREATE TABLE al.letter (id int, s al.slow);
+SELECT sabot.submit_stream('al.letter', 'SELECT 1 / id FROM batch', max_attempts => 1, timeout => '300 ms') AS timed \gset
+INSERT INTO al.letter VALUES (0, 'a');
+SELECT pg_temp.await(format('EXISTS (SELECT FROM sabot.stream_dead_letter WHERE job_id = %s)', :timed));
+SELECT "row", sqlstate FROM sabot.stream_dead_letter WHERE job_id = :timed;
+SELECT sabot.cancel_job(:timed);
+SELECT sabot.submit_stream('al.letter', 'SELECT 1 / id FROM batch', max_attempts => 1) AS timeless \gset
+INSERT INTO al.letter VALUES (0, 'a');
+SELECT pg_temp.await(format('EXISTS (SELECT FROM pg_stat_activity AS a JOIN sabot.agent_status AS s USING (pid) WHERE s.job_id = %s AND a.wait_event = ''PgSleep'')', :timeless));
+SELECT sabot.cancel_job(:timeless);
+SELECT pg_temp.finish(:timeless);
+SELECT count(*) FROM sabot.stream_dead_letter WHERE job_id = :timeless;
+RESET SESSION AUTHORIZATION;
+
+-- What the extension's owner gives others of his tables does not hold for those.
 CREATE ROLE "shape reader";
 ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO "shape reader";

@@ -164,21 +164,25 @@ piece_end(const SabotStream *stream)
  * row_as_json - the only row of a batch as jsonb; its columns as they were
  * written
  *
- * As the stream's owner, SPI connected.  Types may have functions that fail:
- * then it is text that says so.
+ * As the stream's owner, SPI connected.  Types may have functions that fail, or
+ * do not end within the timeout of a batch: then it is text that says so.  So it
+ * is, too, if the owner cannot wait for them (sabot_agent_interrupted()).
  */
 static Datum
-row_as_json(SabotBatch *batch)
+row_as_json(const SabotJob *job, SabotBatch *batch)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile Datum result = 0;
 
 	BeginInternalSubTransaction(NULL);
+	sabot_run_start_timeout(job->timeout_ms);
 	PG_TRY();
 	{
 		bool		isnull;
 
+		sabot_agent_accept_interrupts(true);
+		sabot_run_raise_if_interrupted();
 		SPI_connect();
 		SPI_register_relation(get_ENR(batch->env, "batch"));
 		if (SPI_execute("SELECT pg_catalog.to_jsonb(b) OPERATOR(pg_catalog.-)"
@@ -190,6 +194,8 @@ row_as_json(SabotBatch *batch)
 		MemoryContextSwitchTo(caller);
 		result = JsonbPGetDatum(DatumGetJsonbPCopy(result));
 		SPI_finish();
+		disable_all_timeouts(false);
+		sabot_agent_accept_interrupts(false);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -197,13 +203,18 @@ row_as_json(SabotBatch *batch)
 		ErrorData  *error;
 		JsonbValue	v;
 
+		disable_all_timeouts(false);
+		sabot_agent_accept_interrupts(false);
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(caller);
 		v.type = jbvString;
-		v.val.string.val = psprintf("row cannot be shown: %s", error->message);
+		v.val.string.val = psprintf("row cannot be shown: %s",
+									sabot_run_timed_out() ?
+									"that takes longer than the timeout of a batch" :
+									error->message);
 		v.val.string.len = strlen(v.val.string.val);
 		result = JsonbPGetDatum(JsonbValueToJsonb(&v));
 	}
@@ -252,7 +263,7 @@ keep_dead(const SabotJob *job, const SabotStream *stream,
 static void
 bury(const SabotJob *job, SabotStream *stream, SabotBatch *batch)
 {
-	Datum		row = row_as_json(batch);
+	Datum		row = row_as_json(job, batch);
 	SabotEnd	end = {.state = SABOT_JOB_FAILED};
 	ErrorData	error = {0};
 	const char *code = job->sqlstate ? job->sqlstate : "XX000";
@@ -364,6 +375,12 @@ sabot_stream_split(const SabotJob *job, SabotStream *stream)
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	buried = cut(job, stream);
+	if (sabot_agent_interrupted() != SABOT_INTERRUPT_NONE)
+	{
+		AbortOutOfAnyTransaction();
+		settle_interrupted(job);
+		return;
+	}
 	sabot_stream_update(stream, 0, 0, buried);
 	if (!sabot_stream_set(job, SABOT_JOB_QUEUED, NULL))
 		elog(ERROR, "stream " INT64_FORMAT " was changed meanwhile",
