@@ -177,7 +177,30 @@ SELECT sqlstate, error FROM sabot.job_status WHERE job_id = :carols;
 SELECT count(*) FROM pg_trigger WHERE tgrelid = 'bo.carols'::regclass;
 SELECT count(*) FROM sabot.stream_part WHERE job_id = :carols;
 
+-- Jobs spread over a table tell nothing of it that one may not know: neither
+-- its size, nor keys of rows that its policies hide: "secret" in a plan's numbers.
+SET SESSION AUTHORIZATION shape_bob;
+CREATE TABLE bo.hidden AS SELECT 'secret-' || i AS id, CASE i % 100 WHEN 0 THEN 'shape_alice' ELSE 'shape_bob' END AS who FROM generate_series(1, 5000) AS i;
+ALTER TABLE bo.hidden ADD PRIMARY KEY (id);
+ALTER TABLE bo.hidden ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON bo.hidden USING (who = current_user);
+RESET SESSION AUTHORIZATION;
+ALTER ROLE shape_alice SET debug_print_plan = on;
+ALTER ROLE shape_alice SET client_min_messages = log;
+SET SESSION AUTHORIZATION shape_alice;
+SELECT code, message FROM pg_temp.try($$SELECT sabot.submit_job('SELECT id FROM bo.hidden', over => 'bo.hidden')$$);
+RESET SESSION AUTHORIZATION;
+GRANT SELECT ON bo.hidden TO shape_alice;
+SELECT sabot.stop_agents() >= 0 AS stopped;
+SET SESSION AUTHORIZATION shape_alice;
+SELECT sabot.submit_job('SELECT id FROM bo.hidden', over => 'bo.hidden', pieces => 5) AS spread \gset
+RESET SESSION AUTHORIZATION;
+SELECT pg_temp.finish(:spread);
+SELECT count(*) AS pieces, sum(row_count) AS rows, bool_or(notices::text ~ '115 101 99 114 101 116') AS tells
+	FROM sabot.job_task WHERE parent_id = :spread;
+
 SELECT sabot.cancel_job(:bobs);
+SELECT pg_temp.finish(:bobs);
 SET client_min_messages = warning;
 DROP SCHEMA al, bo CASCADE;
 DROP OWNED BY shape_alice, shape_bob, shape_monitor;

@@ -47,6 +47,13 @@
 #define pg_noreturn __attribute__((noreturn))
 #endif
 
+/* 18 has generated columns that are not stored. */
+#if PG_VERSION_NUM >= 180000
+#define SabotIsVirtual(attr) ((attr)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
+#define SabotIsVirtual(attr) false
+#endif
+
 /* 17 lets an extension name its wait events. */
 #if PG_VERSION_NUM < 170000
 #define WaitEventExtensionNew(name) ((uint32) PG_WAIT_EXTENSION)

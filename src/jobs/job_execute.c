@@ -32,6 +32,7 @@
 #include "commands/defrem.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "optimizer/optimizer.h"
 #include "parser/analyze.h"
 #include "parser/scanner.h"
 #include "storage/proc.h"
@@ -429,6 +430,21 @@ execute_statement(Execution *execution, RawStmt *raw)
 }
 
 /*
+ * plan_piece - plan a command that is restricted to a piece of a table
+ *
+ * Not by pg_plan_queries(), as debug_print_plan would show the bounds: keys of
+ * rows that policies may hide from the owner of the job.
+ */
+static List *
+plan_piece(Execution *execution, List *queries)
+{
+	sabot_spread_restrict(queries, execution->piece);
+	return list_make1(planner(linitial_node(Query, queries),
+							  execution->command, CURSOR_OPT_PARALLEL_OK,
+							  sabot_params_list(execution->params)));
+}
+
+/*
  * plan_statement - analyze, rewrite and plan a statement
  *
  * The snapshot for it is not that of the execution, which has to be taken
@@ -448,11 +464,10 @@ plan_statement(Execution *execution, RawStmt *raw)
 	query = sabot_params_analyze(execution->params, raw, execution->command,
 								 execution->env);
 	queries = pg_rewrite_query(query);
-	if (execution->piece != NULL)
-		sabot_spread_restrict(queries, execution->piece);
-	plans = pg_plan_queries(queries, execution->command,
-							CURSOR_OPT_PARALLEL_OK,
-							sabot_params_list(execution->params));
+	plans = execution->piece != NULL ?
+		plan_piece(execution, queries) :
+		pg_plan_queries(queries, execution->command, CURSOR_OPT_PARALLEL_OK,
+						sabot_params_list(execution->params));
 
 	if (has_snapshot)
 		PopActiveSnapshot();

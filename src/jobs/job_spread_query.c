@@ -28,11 +28,13 @@
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parsetree.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -445,10 +447,30 @@ check_reads_only(const Search *search)
 }
 
 /*
+ * check_rights - raise 42501 if the role that is current may do nothing with a
+ * table
+ *
+ * Cutting it into pieces would tell how large it is.
+ */
+static void
+check_rights(Relation rel)
+{
+	const AclMode useful = ACL_SELECT | ACL_UPDATE | ACL_DELETE;
+	Oid			relid = RelationGetRelid(rel);
+
+	if (pg_class_aclmask(relid, GetUserId(), useful, ACLMASK_ANY) == 0 &&
+		pg_attribute_aclcheck_all(relid, GetUserId(), useful,
+								  ACLMASK_ANY) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV,
+					   get_relkind_objtype(rel->rd_rel->relkind),
+					   RelationGetRelationName(rel));
+}
+
+/*
  * open_table - open the table that a job is spread over
  *
- * Raises 42P01 if it is gone, 42809 or 0A000 for what no job can be spread
- * over.
+ * Raises 42P01 if it is gone, 42501, 42809 or 0A000 for what no job can be
+ * spread over.
  */
 static Relation
 open_table(Oid relation)
@@ -473,6 +495,7 @@ open_table(Oid relation)
 				 errmsg("cannot spread a command over temporary table \"%s\"",
 						RelationGetRelationName(rel)),
 				 errdetail("Agents do not see it.")));
+	check_rights(rel);
 	return rel;
 }
 

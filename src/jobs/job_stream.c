@@ -99,6 +99,9 @@ check_source(Oid relid)
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		refuse_source(rel, "Agents cannot see temporary tables.");
 	for (int i = 0; i < desc->natts; i++)
+		if (SabotIsVirtual(TupleDescAttr(desc, i)))
+			refuse_source(rel, "It has a virtual generated column, which triggers do not see.");
+	for (int i = 0; i < desc->natts; i++)
 		if (!TupleDescAttr(desc, i)->attisdropped &&
 			strncmp(NameStr(TupleDescAttr(desc, i)->attname), "sabot_",
 					strlen("sabot_")) == 0)

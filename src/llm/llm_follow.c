@@ -22,16 +22,19 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 
+#include "compat.h"
 #include "jobs/job_stream.h"
 #include "llm/llm_follow.h"
 #include "llm/llm_source.h"
@@ -275,6 +278,18 @@ finish_take(Take *take, SabotStream *stream, SabotBatch *batch)
 }
 
 /*
+ * check_owner - raise 42501 if the table is not the job owner's anymore
+ *
+ * Its rows are read without asking for anybody's rights.
+ */
+static void
+check_owner(const SabotJob *job, const SabotStream *stream)
+{
+	if (!object_ownercheck(RelationRelationId, stream->source, job->owner))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, stream->source_name);
+}
+
+/*
  * take_rows - take some captured rows, and see to them, in one transaction
  */
 static void
@@ -295,8 +310,11 @@ take_rows(Take *take)
 		take->table_is_gone =
 			!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(stream->source));
 		if (!take->table_is_gone)
+		{
+			check_owner(run->job, stream);
 			batch = sabot_batch_take(run->job->job_id, stream->floor,
 									 PG_INT64_MAX, stream->batch_rows);
+		}
 	}
 	if (batch != NULL)
 	{
