@@ -267,5 +267,12 @@ SELECT attempt, losses, atomic, started_at FROM sabot.job_status WHERE job_id = 
 SELECT pg_advisory_unlock(15);
 SELECT sabot.resume_job(:id);
 SELECT state, attempt FROM pg_temp.outcome(:id);
+-- A pause that is taken back before the agent has come to it is none.
+SELECT sabot.submit_job($$SELECT pg_advisory_lock(16)$$) AS id FROM pg_advisory_lock(16) \gset
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''running''', :id));
+SELECT sabot.pause_job(:id);
+SELECT sabot.resume_job(:id);
+SELECT pg_advisory_unlock(16);
+SELECT state, attempt FROM pg_temp.outcome(:id);
 SET client_min_messages = warning;
 DROP SCHEMA control CASCADE;

@@ -269,7 +269,7 @@ sabot_job_push_rows(int n)
 /*
  * SQL: sabot.resume_job(job_id bigint) RETURNS boolean - let a paused job run
  *
- * True if it was paused.  55000 for a copied job.
+ * True if it was paused, or was to be.  55000 for a copied job.
  */
 Datum
 sabot_resume_job(PG_FUNCTION_ARGS)
@@ -302,7 +302,11 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 				  " RETURNING job_id, priority, queue, owner,"
 				  " CASE WHEN state = 'scheduled' THEN run_after END",
 				  1, types, values, NULL, 0);
-	(void) sabot_job_push_rows(n);
+	if (n > 0)
+		(void) sabot_job_push_rows(n);
+	else						/* it may be about to be paused */
+		n = sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1 AND action = 'pause'",
+					  1, types, values, NULL, 0);
 	sabot_own_end(&own);
 	SPI_finish();
 	PG_RETURN_BOOL(n > 0);

@@ -301,6 +301,39 @@ sabot_job_give_back(int64 job_id, int attempt)
 }
 
 /*
+ * run_again - queue a job whose attempt did not count
+ */
+static void
+run_again(const SabotJob *job, const SabotEnd *end)
+{
+	Oid			types[] = {INT8OID, INT4OID, INT4OID};
+	Datum		values[] = {Int64GetDatum(job->job_id),
+	Int32GetDatum(end->attempt), Int32GetDatum(end->losses)};
+
+	sabot_spi("UPDATE sabot.job SET attempt = $2, losses = $3, started_at = NULL"
+			  " WHERE job_id = $1",
+			  3, types, values, NULL, 0);
+	sabot_pending_submit(job->job_id, job->priority, job->queue, job->owner,
+						 0, 0);
+}
+
+/*
+ * is_pause_asked - whether a job is still to be paused
+ *
+ * Else it was resumed before its agent had come to that.
+ */
+static bool
+is_pause_asked(int64 job_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(job_id)};
+
+	return sabot_spi("SELECT FROM sabot.job_signal"
+					 " WHERE job_id = $1 AND action = 'pause' FOR UPDATE",
+					 1, types, values, NULL, 0) > 0;
+}
+
+/*
  * sabot_job_set_aside - cancel, pause or give back a job that was interrupted
  *
  * end tells of the attempt, which is not counted.  In no transaction.
@@ -325,28 +358,18 @@ sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
 	{
 		if (reason == SABOT_INTERRUPT_CANCEL)
 			cancel_row(job, end);
-		else
+		else if (is_pause_asked(job->job_id))
 			pause_row(job->job_id, end->attempt - 1, job->losses);
+		else
+			run_again(job, &(SabotEnd)
+/**INDENT** Error@365: Unbalanced parens */
+					  {
+			.attempt = end->attempt - 1,.losses = job->losses
+/**INDENT** Warning@365: Extra ) */
+		});
 	}
 	forget_signal(job->job_id);
 	sabot_own_commit_transaction(&own);
-}
-
-/*
- * run_again - queue a job whose agent was lost
- */
-static void
-run_again(const SabotJob *job, const SabotEnd *end)
-{
-	Oid			types[] = {INT8OID, INT4OID, INT4OID};
-	Datum		values[] = {Int64GetDatum(job->job_id),
-	Int32GetDatum(end->attempt), Int32GetDatum(end->losses)};
-
-	sabot_spi("UPDATE sabot.job SET attempt = $2, losses = $3, started_at = NULL"
-			  " WHERE job_id = $1",
-			  3, types, values, NULL, 0);
-	sabot_pending_submit(job->job_id, job->priority, job->queue, job->owner,
-						 0, 0);
 }
 
 /*

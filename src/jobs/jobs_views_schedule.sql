@@ -5,7 +5,9 @@
 CREATE VIEW schedule_status AS
 	SELECT j.job_id, j.name, j.owner, s.schedule, j.state, j.wait_reason,
 		j.run_after AS next_run, r.job_id AS run_id,
-		r.run_after AS last_due, r.started_at AS last_run,
+		r.run_after AS last_due,
+		COALESCE(r.started_at, (SELECT min(t.started_at) FROM any_job AS t
+			WHERE t.parent_id = r.job_id)) AS last_run,
 		r.finished_at AS last_finished, r.state AS last_state,
 		r.sqlstate AS last_sqlstate, r.error AS last_error, s.runs,
 		s.failures + CASE WHEN r.state = 'failed' THEN 1 ELSE 0 END AS failures

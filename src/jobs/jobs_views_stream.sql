@@ -43,4 +43,4 @@ COMMENT ON COLUMN stream_dead_letter.sabot_op IS 'INSERT or UPDATE';
 COMMENT ON COLUMN stream_dead_letter."row" IS
 	'the row as it was written';
 COMMENT ON COLUMN stream_dead_letter.attempts IS
-	'attempts of the batch it was in, before that was cut';
+	'failed attempts of the batch it was in, and of the pieces that was cut into';
