@@ -341,8 +341,10 @@ is_pause_asked(int64 job_id)
 void
 sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
 {
+	SabotEnd	again = {.attempt = end->attempt - 1};
 	SabotOwn	own;
 
+	again.losses = job->losses;
 	if (reason == SABOT_INTERRUPT_GIVE_BACK)
 	{
 		/* Else the row is as it was: whoever looks next will find it. */
@@ -361,12 +363,7 @@ sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
 		else if (is_pause_asked(job->job_id))
 			pause_row(job->job_id, end->attempt - 1, job->losses);
 		else
-			run_again(job, &(SabotEnd)
-/**INDENT** Error@365: Unbalanced parens */
-					  {
-			.attempt = end->attempt - 1,.losses = job->losses
-/**INDENT** Warning@365: Extra ) */
-		});
+			run_again(job, &again);
 	}
 	forget_signal(job->job_id);
 	sabot_own_commit_transaction(&own);
