@@ -284,8 +284,12 @@ lock_row(Relation rel, int64 job_id, LockTupleMode mode,
 	TM_FailureData failure;
 	TM_Result	result;
 	HeapTuple	tuple = NULL;
+	bool		found = false;
 
-	if (!find_version(rel, job_id, &tid) && !find_version(rel, job_id, &tid))
+	/* Again, as a new version may come to the index behind the first scan. */
+	for (int i = 0; i < 2 && !found; i++)
+		found = find_version(rel, job_id, &tid);
+	if (!found)
 		return NULL;
 	slot = table_slot_create(rel, NULL);
 	result = table_tuple_lock(rel, &tid, SnapshotSelf, slot,

@@ -68,11 +68,11 @@ typedef struct SabotItemEnd
 typedef struct SabotEnding
 {
 	const SabotLlmItem *item;
-	SabotItemEnd end;
 	Jsonb	   *write;			/* value for the target, or NULL */
+	char	   *settled;		/* the row's prompt now, if writing changed it */
+	SabotItemEnd end;
 	bool		failed_attempt; /* an attempt that failed is to be counted */
 	bool		stale;			/* the row has changed: discarded */
-	char	   *settled;		/* the row's prompt now, if writing changed it */
 	bool		recorded;		/* this is what became of it, by us */
 } SabotEnding;
 
