@@ -54,6 +54,18 @@ sabot_jobs_probing(void)
 }
 
 /*
+ * go_on_after_error - report the error of one job, and go on with the others
+ */
+static void
+go_on_after_error(void)
+{
+	EmitErrorReport();
+	FlushErrorState();
+	AbortOutOfAnyTransaction();
+	MemoryContextSwitchTo(probe_context);
+}
+
+/*
  * recover_orphans - deal with the jobs of agents that were lost here
  *
  * One that makes trouble does not keep the others from it; returns false if
@@ -76,10 +88,7 @@ recover_orphans(void)
 		}
 		PG_CATCH();
 		{
-			EmitErrorReport();
-			FlushErrorState();
-			AbortOutOfAnyTransaction();
-			MemoryContextSwitchTo(probe_context);
+			go_on_after_error();
 			ok = false;
 		}
 		PG_END_TRY();
@@ -167,10 +176,7 @@ recover_signals(void)
 		}
 		PG_CATCH();
 		{
-			EmitErrorReport();
-			FlushErrorState();
-			AbortOutOfAnyTransaction();
-			MemoryContextSwitchTo(probe_context);
+			go_on_after_error();
 			ok = false;
 		}
 		PG_END_TRY();
@@ -454,9 +460,7 @@ end_streams(Oid owner, int sqlstate, const char *message, const char *hint)
 		}
 		PG_CATCH();
 		{
-			EmitErrorReport();
-			FlushErrorState();
-			AbortOutOfAnyTransaction();
+			go_on_after_error();
 		}
 		PG_END_TRY();
 		MemoryContextSwitchTo(probe_context);
