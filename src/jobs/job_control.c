@@ -279,6 +279,7 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(job_id)};
 	SabotOwn	own;
+	int			taken_back;
 	int			n;
 
 	if (!found.open)
@@ -295,6 +296,9 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 	}
 	SPI_connect();
 	sabot_own_begin(&own);
+	/* In the order of an agent that obeys: if one does just now, it pauses. */
+	taken_back = sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1 AND action = 'pause'",
+						   1, types, values, NULL, 0);
 	n = sabot_spi("UPDATE sabot.job SET reason = NULL, state ="
 				  " CASE WHEN run_after > clock_timestamp() THEN 'scheduled'"
 				  " ELSE 'queued' END::sabot.job_state"
@@ -302,14 +306,10 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 				  " RETURNING job_id, priority, queue, owner,"
 				  " CASE WHEN state = 'scheduled' THEN run_after END",
 				  1, types, values, NULL, 0);
-	if (n > 0)
-		(void) sabot_job_push_rows(n);
-	else						/* it may be about to be paused */
-		n = sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1 AND action = 'pause'",
-					  1, types, values, NULL, 0);
+	(void) sabot_job_push_rows(n);
 	sabot_own_end(&own);
 	SPI_finish();
-	PG_RETURN_BOOL(n > 0);
+	PG_RETURN_BOOL(taken_back > 0 || n > 0);
 }
 
 /*

@@ -81,6 +81,17 @@ sub waits_for_standby
 		't', $message);
 }
 
+# waits_for_lock(PID, MESSAGE) - test that a process comes to wait for a row
+sub waits_for_lock
+{
+	my ($pid, $message) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return poll($node,
+		"SELECT wait_event FROM pg_stat_activity WHERE pid = $pid",
+		'transactionid', $message);
+}
+
 # hold_commits - have commits wait, until the server is started again
 #
 # Processes do so from when the checkpointer has noticed, so one tries.
@@ -234,6 +245,28 @@ foreach my $pause (0, 1)
 	is(job($node, $job, 'attempt, losses'), '2|1', "$name: one agent was lost");
 	is(attempts($node, $job), '1 57P01', "$name: once");
 }
+
+# A job is resumed while its agent writes that it is paused.
+
+($job, $pid) = begin_job('resumed');
+my $locker = user_session($node);
+$locker->query_safe("BEGIN; SELECT FROM sabot.job WHERE job_id = $job FOR UPDATE");
+sql($node, "SELECT sabot.pause_job($job)");
+waits_for_lock($pid, 'resumed: the pause is written');
+my $owner = user_session($node);
+$pid = $owner->query_safe('SELECT pg_backend_pid()');
+$owner->query_until(qr/asked/, <<"SQL");
+\\echo asked
+INSERT INTO step SELECT 'resumed: ' || sabot.resume_job($job);
+SQL
+waits_for_lock($pid, 'resumed: waits for that');
+sql($node, 'DELETE FROM gate');
+$locker->query_safe('COMMIT');
+$owner->quit;
+$locker->quit;
+steps('resumed: true', 1, 'resumed: it was paused');
+ends($node, $job, 'completed', 'resumed: runs again');
+is(job($node, $job, 'attempt, losses'), '1|0', 'resumed: nothing is counted');
 
 # An LLM job forgives lost workers, in its row, when an item is finished after
 # them: its attempt goes on all the same, and a later loss is one.
