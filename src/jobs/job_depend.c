@@ -97,6 +97,8 @@ struct SabotSettling
 	pairingheap *jobs;			/* all others */
 	List	   *graphs;			/* of Graph */
 	int64		known_open;		/* a job that is open for sure, or 0 */
+	int64		gone_first;		/* jobs that are gone for sure, if not 0 */
+	int64		gone_last;
 	int			nknown;			/* jobs that are not, and how they are */
 	int64		known_job[MAX_KNOWN];
 	SabotPresence known_presence[MAX_KNOWN];
@@ -262,6 +264,43 @@ presence_of(SabotSettling *s, int64 job_id)
 }
 
 /*
+ * is_narrow - whether the ids that a job waits for are about as many as there
+ * are between the lowest and the highest
+ */
+static bool
+is_narrow(const SabotJob *job)
+{
+	int			n = job->ndepends_on;
+
+	return n > 1 && job->depends_on[n - 1] - job->depends_on[0] < 2 * n;
+}
+
+/*
+ * none_left - whether all that a job waits for is gone for sure
+ *
+ * False if that takes looking at each.  A layer of a graph has neighbouring
+ * ids, and its dependents wait for the same ones.
+ */
+static bool
+none_left(SabotSettling *s, const SabotJob *job)
+{
+	int64		first;
+	int64		last;
+
+	if (!is_narrow(job))
+		return false;
+	first = job->depends_on[0];
+	last = job->depends_on[job->ndepends_on - 1];
+	if (first >= s->gone_first && last <= s->gone_last)
+		return true;
+	if (!sabot_row_none_left(s->rel, first, last))
+		return false;
+	s->gone_first = first;
+	s->gone_last = last;
+	return true;
+}
+
+/*
  * has_open - whether anything is open for sure that a job waits for
  *
  * If not, what may be is appended to *unsure, as ids with commas between.
@@ -269,6 +308,8 @@ presence_of(SabotSettling *s, int64 job_id)
 static bool
 has_open(SabotSettling *s, const SabotJob *job, StringInfo unsure)
 {
+	if (none_left(s, job))
+		return false;
 	/* From the end: jobs with higher ids are likely to end later. */
 	for (int i = job->ndepends_on - 1; i >= 0; i--)
 	{
@@ -284,6 +325,18 @@ has_open(SabotSettling *s, const SabotJob *job, StringInfo unsure)
 }
 
 /*
+ * starts_at - when a job that has nothing to wait for anymore is to start, 0 if
+ * at once
+ */
+static TimestampTz
+starts_at(const SabotJob *job)
+{
+	/* That of a graph is its deadline. */
+	return job->run_after > GetCurrentTimestamp() &&
+		(!job->is_graph || job->is_spread) ? job->run_after : 0;
+}
+
+/*
  * sabot_depend_make_ready - queue a blocked job, whose row our transaction has locked, or
  * schedule it if its time has not come
  *
@@ -294,13 +347,33 @@ void
 sabot_depend_make_ready(SabotRowWriter *writer, HeapTuple tuple, const SabotJob *job,
 						const char *unsure)
 {
-	TimestampTz run_after = job->run_after > GetCurrentTimestamp() &&
-	(!job->is_graph || job->is_spread) ? job->run_after : 0;
+	TimestampTz run_after = starts_at(job);
 
 	sabot_row_set_state(writer, tuple, run_after != 0 ? SABOT_JOB_SCHEDULED :
 						SABOT_JOB_QUEUED, unsure);
 	sabot_pending_submit(job->job_id, job->priority, job->queue, job->owner,
 						 run_after, 0);
+}
+
+/*
+ * try_make_ready - the same for a job whose row was only read
+ *
+ * Returns false, having done nothing, if it is not as it was read anymore or
+ * somebody else has it locked.
+ */
+static bool
+try_make_ready(SabotRowWriter *writer, HeapTuple tuple, const SabotJob *job,
+			   const char *unsure)
+{
+	TimestampTz run_after = starts_at(job);
+
+	if (!sabot_row_try_set_state(writer, tuple,
+								 run_after != 0 ? SABOT_JOB_SCHEDULED :
+								 SABOT_JOB_QUEUED, unsure))
+		return false;
+	sabot_pending_submit(job->job_id, job->priority, job->queue, job->owner,
+						 run_after, 0);
+	return true;
 }
 
 /*
@@ -332,7 +405,7 @@ writer_of(SabotSettling *s)
  * release - a job that another one waits for has ended well
  *
  * Returns whether the dependent is still open.  As what a job depends on does
- * not change, its row is locked only if nothing of that is open anymore.
+ * not change, its row is touched only if nothing of that is open anymore.
  */
 static bool
 release(SabotSettling *s, const Dependent *dependent)
@@ -345,13 +418,17 @@ release(SabotSettling *s, const Dependent *dependent)
 	if (presence_of(s, dependent->last) == SABOT_ROW_OPEN)
 		return true;
 	initStringInfo(&unsure);
-	job = sabot_job_read(dependent->job_id);
+	job = sabot_job_read_row(dependent->job_id, &tuple);
 	if (job != NULL && has_open(s, job, &unsure))
 		return true;
+	if (job != NULL && is_blocked(s->rel, tuple) &&
+		try_make_ready(writer_of(s), tuple, job,
+					   unsure.len > 0 ? unsure.data : NULL))
+		return true;
+	/* Somebody else is changing it, or has just done so. */
 	tuple = sabot_row_lock(s->rel, dependent->job_id, LockTupleNoKeyExclusive);
 	if (tuple == NULL)
 		return false;
-	/* Somebody else was changing it. */
 	if (job == NULL)
 	{
 		job = sabot_job_read(dependent->job_id);

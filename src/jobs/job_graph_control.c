@@ -261,17 +261,30 @@ is_late(const SabotJob *graph)
  * sabot_graph_deadline - when an open graph's time is up, 0 if it is not there
  * or has as much as it likes
  *
- * Needs an active snapshot.
+ * Asked for each task: that the last graph has no timeout, and so never will,
+ * is remembered.  Needs an active snapshot.
  */
 TimestampTz
 sabot_graph_deadline(int64 graph_id)
 {
-	Relation	rel = table_open(sabot_catalog(false)->job, AccessShareLock);
-	const SabotJob *graph = sabot_row_read(rel, graph_id);
+	static Oid	timeless_table = InvalidOid;	/* ids begin again with it */
+	static int64 timeless = 0;
+	Oid			table = sabot_catalog(false)->job;
+	const SabotJob *graph;
+	Relation	rel;
 
+	if (graph_id == timeless && table == timeless_table)
+		return 0;
+	rel = table_open(table, AccessShareLock);
+	graph = sabot_row_read(rel, graph_id);
 	table_close(rel, AccessShareLock);
-	return graph != NULL && graph->is_graph && graph->timeout_ms > 0 ?
-		graph->run_after : 0;
+	if (graph == NULL)
+		return 0;
+	if (graph->is_graph && graph->timeout_ms > 0)
+		return graph->run_after;
+	timeless_table = table;
+	timeless = graph_id;
+	return 0;
 }
 
 /*

@@ -48,20 +48,30 @@ struct SabotRowWriter
 };
 
 /*
- * scan_begin - begin a scan of an index for one bigint, seeing what is not
- * committed yet
+ * scan_begin - begin a scan of an index for bigints from first to last, seeing
+ * what is not committed yet
  */
 static IndexScanDesc
-scan_begin(Relation rel, Relation index, int64 value, SnapshotData *dirty)
+scan_begin(Relation rel, Relation index, int64 first, int64 last,
+		   SnapshotData *dirty)
 {
-	ScanKeyData key;
+	ScanKeyData keys[2];
+	int			nkeys = first == last ? 1 : 2;
 	IndexScanDesc scan;
 
 	InitDirtySnapshot(*dirty);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
-				Int64GetDatum(value));
-	scan = SabotIndexBeginScan(rel, index, dirty, 1);
-	index_rescan(scan, &key, 1, NULL, 0);
+	if (nkeys == 1)
+		ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
+					Int64GetDatum(first));
+	else
+	{
+		ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE,
+					Int64GetDatum(first));
+		ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE,
+					Int64GetDatum(last));
+	}
+	scan = SabotIndexBeginScan(rel, index, dirty, nkeys);
+	index_rescan(scan, keys, nkeys, NULL, 0);
 	return scan;
 }
 
@@ -90,17 +100,18 @@ version_presence(TupleTableSlot *slot, const SnapshotData *dirty)
 }
 
 /*
- * strongest_presence - the most that the rows with a value tell
+ * strongest_presence - the most that the rows with values from first to last
+ * tell
  *
  * Values of SabotPresence are in the order of what they tell.
  */
 static SabotPresence
-strongest_presence(Relation rel, Oid indexid, int64 value)
+strongest_presence(Relation rel, Oid indexid, int64 first, int64 last)
 {
 	Relation	index = index_open(indexid, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	SnapshotData dirty;
-	IndexScanDesc scan = scan_begin(rel, index, value, &dirty);
+	IndexScanDesc scan = scan_begin(rel, index, first, last, &dirty);
 	SabotPresence result = SABOT_ROW_GONE;
 
 	/* From the end: jobs with higher ids are likely to end later. */
@@ -122,10 +133,25 @@ SabotPresence
 sabot_row_presence(Relation rel, int64 job_id)
 {
 	Oid			index = sabot_catalog(false)->job_pkey;
-	SabotPresence result = strongest_presence(rel, index, job_id);
+	SabotPresence result = strongest_presence(rel, index, job_id, job_id);
 
 	return result >= SABOT_ROW_ENDING ? result :
-		strongest_presence(rel, index, job_id);
+		strongest_presence(rel, index, job_id, job_id);
+}
+
+/*
+ * sabot_row_none_left - whether all jobs with ids from first to last are gone
+ * for sure
+ *
+ * rel is sabot.job.
+ */
+bool
+sabot_row_none_left(Relation rel, int64 first, int64 last)
+{
+	Oid			index = sabot_catalog(false)->job_pkey;
+
+	return strongest_presence(rel, index, first, last) == SABOT_ROW_GONE &&
+		strongest_presence(rel, index, first, last) == SABOT_ROW_GONE;
 }
 
 /*
@@ -135,10 +161,10 @@ SabotPresence
 sabot_row_children(Relation rel, int64 job_id)
 {
 	Oid			index = sabot_catalog(false)->job_parent;
-	SabotPresence result = strongest_presence(rel, index, job_id);
+	SabotPresence result = strongest_presence(rel, index, job_id, job_id);
 
 	return result == SABOT_ROW_OPEN ? result :
-		strongest_presence(rel, index, job_id);
+		strongest_presence(rel, index, job_id, job_id);
 }
 
 /*
@@ -168,7 +194,7 @@ brief_writer(Relation rel, int64 job_id)
 								   AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	SnapshotData dirty;
-	IndexScanDesc scan = scan_begin(rel, index, job_id, &dirty);
+	IndexScanDesc scan = scan_begin(rel, index, job_id, job_id, &dirty);
 	TransactionId xid = InvalidTransactionId;
 	bool		isnull;
 
@@ -252,7 +278,7 @@ find_version(Relation rel, int64 job_id, ItemPointer tid)
 								   AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	SnapshotData dirty;
-	IndexScanDesc scan = scan_begin(rel, index, job_id, &dirty);
+	IndexScanDesc scan = scan_begin(rel, index, job_id, job_id, &dirty);
 	bool		found = false;
 
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))
@@ -401,6 +427,42 @@ sabot_row_next_blocked(Relation rel, int64 parent_id, int64 after)
 }
 
 /*
+ * replace_row - replace a version of a row
+ *
+ * values and isnull are all columns of the new one.  If our transaction has
+ * the row not locked, it waits for nobody: returns false, having done nothing,
+ * if there is another version by now or somebody else has it locked.
+ */
+static bool
+replace_row(SabotRowWriter *writer, HeapTuple old, const Datum *values,
+			const bool *isnull, bool locked)
+{
+	int			natts = RelationGetDescr(writer->rel)->natts;
+	TupleTableSlot *slot = writer->slot;
+	SabotUpdateIndexes indexes;
+	TM_FailureData failure;
+	LockTupleMode mode;
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
+	memcpy(slot->tts_isnull, isnull, sizeof(bool) * natts);
+	ExecStoreVirtualTuple(slot);
+	if (locked)
+		simple_table_tuple_update(writer->rel, &old->t_self, slot,
+								  SnapshotSelf, &indexes);
+	else if (table_tuple_update(writer->rel, &old->t_self, slot,
+								GetCurrentCommandId(true), SnapshotSelf,
+								InvalidSnapshot, false, &failure, &mode,
+								&indexes) != TM_Ok)
+		return false;
+	if (SabotMustUpdateIndexes(indexes) && writer->result->ri_NumIndices > 0)
+		SabotExecInsertIndexTuples(writer->result, slot, writer->estate);
+	ResetPerTupleExprContext(writer->estate);
+	CommandCounterIncrement();
+	return true;
+}
+
+/*
  * sabot_row_update - replace a row that our transaction has locked
  *
  * values and isnull are all of its columns.  The new version is to be seen by
@@ -410,20 +472,25 @@ void
 sabot_row_update(SabotRowWriter *writer, HeapTuple old, const Datum *values,
 				 const bool *isnull)
 {
-	int			natts = RelationGetDescr(writer->rel)->natts;
-	TupleTableSlot *slot = writer->slot;
-	SabotUpdateIndexes indexes;
+	(void) replace_row(writer, old, values, isnull, true);
+}
 
-	ExecClearTuple(slot);
-	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
-	memcpy(slot->tts_isnull, isnull, sizeof(bool) * natts);
-	ExecStoreVirtualTuple(slot);
-	simple_table_tuple_update(writer->rel, &old->t_self, slot, SnapshotSelf,
-							  &indexes);
-	if (SabotMustUpdateIndexes(indexes) && writer->result->ri_NumIndices > 0)
-		SabotExecInsertIndexTuples(writer->result, slot, writer->estate);
-	ResetPerTupleExprContext(writer->estate);
-	CommandCounterIncrement();
+/*
+ * set_state - a new version of a row with another state
+ */
+static bool
+set_state(SabotRowWriter *writer, HeapTuple old, SabotJobState state,
+		  const char *reason, bool locked)
+{
+	Datum		v[JOB_NCOLUMNS];
+	bool		isnull[JOB_NCOLUMNS];
+
+	heap_deform_tuple(old, RelationGetDescr(writer->rel), v, isnull);
+	v[JOB_STATE] = ObjectIdGetDatum(sabot_catalog(false)->states[state]);
+	isnull[JOB_REASON] = reason == NULL;
+	if (reason)
+		v[JOB_REASON] = CStringGetTextDatum(reason);
+	return replace_row(writer, old, v, isnull, locked);
 }
 
 /*
@@ -436,13 +503,18 @@ void
 sabot_row_set_state(SabotRowWriter *writer, HeapTuple old,
 					SabotJobState state, const char *reason)
 {
-	Datum		v[JOB_NCOLUMNS];
-	bool		isnull[JOB_NCOLUMNS];
+	(void) set_state(writer, old, state, reason, true);
+}
 
-	heap_deform_tuple(old, RelationGetDescr(writer->rel), v, isnull);
-	v[JOB_STATE] = ObjectIdGetDatum(sabot_catalog(false)->states[state]);
-	isnull[JOB_REASON] = reason == NULL;
-	if (reason)
-		v[JOB_REASON] = CStringGetTextDatum(reason);
-	sabot_row_update(writer, old, v, isnull);
+/*
+ * sabot_row_try_set_state - the same for a row that was only read
+ *
+ * Returns false, having done nothing, if it is not as it was read anymore or
+ * somebody else has it locked.
+ */
+bool
+sabot_row_try_set_state(SabotRowWriter *writer, HeapTuple old,
+						SabotJobState state, const char *reason)
+{
+	return set_state(writer, old, state, reason, false);
 }

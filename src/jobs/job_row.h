@@ -26,6 +26,7 @@ typedef enum SabotPresence
 } SabotPresence;
 
 extern SabotPresence sabot_row_presence(Relation rel, int64 job_id);
+extern bool sabot_row_none_left(Relation rel, int64 first, int64 last);
 extern SabotPresence sabot_row_children(Relation rel, int64 job_id);
 extern SabotJob *sabot_row_read(Relation rel, int64 job_id);
 extern int	sabot_row_list_children(Relation rel, int64 parent_id,
@@ -45,6 +46,8 @@ extern void sabot_row_update(SabotRowWriter *writer, HeapTuple old,
 							 const Datum *values, const bool *isnull);
 extern void sabot_row_set_state(SabotRowWriter *writer, HeapTuple old,
 								SabotJobState state, const char *reason);
+extern bool sabot_row_try_set_state(SabotRowWriter *writer, HeapTuple old,
+									SabotJobState state, const char *reason);
 
 /* in job_depend.c */
 extern void sabot_depend_make_ready(SabotRowWriter *writer, HeapTuple tuple,

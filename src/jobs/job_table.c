@@ -153,14 +153,15 @@ fill_job(Datum *v, bool *isnull)
 }
 
 /*
- * sabot_job_read - read an open job, or NULL if it is not there
+ * sabot_job_read_row - read an open job and a copy of its row, or NULL if it
+ * is not there
  *
- * The result is in the current memory context.  Must be called inside a
+ * Both are in the current memory context.  Must be called inside a
  * transaction with an active snapshot (values may be toasted), and sees what
  * is committed now, not what the snapshot sees.
  */
 SabotJob *
-sabot_job_read(int64 job_id)
+sabot_job_read_row(int64 job_id, HeapTuple *row)
 {
 	Relation	rel = table_open(sabot_catalog(false)->job, AccessShareLock);
 	HeapTuple	tuple = fetch_job_tuple(rel, job_id);
@@ -174,9 +175,23 @@ sabot_job_read(int64 job_id)
 		heap_deform_tuple(tuple, RelationGetDescr(rel), values, isnull);
 		job = fill_job(values, isnull);
 		job->version = HeapTupleHeaderGetRawXmin(tuple->t_data);
-		heap_freetuple(tuple);
 	}
 	table_close(rel, AccessShareLock);
+	*row = tuple;
+	return job;
+}
+
+/*
+ * sabot_job_read - the same without the row
+ */
+SabotJob *
+sabot_job_read(int64 job_id)
+{
+	HeapTuple	row;
+	SabotJob   *job = sabot_job_read_row(job_id, &row);
+
+	if (row != NULL)
+		heap_freetuple(row);
 	return job;
 }
 

@@ -225,6 +225,7 @@ typedef struct SabotEnd
 } SabotEnd;
 
 /* in job_table.c */
+extern SabotJob *sabot_job_read_row(int64 job_id, HeapTuple *row);
 extern SabotJob *sabot_job_read(int64 job_id);
 extern void sabot_job_insert_row(Oid table, const Datum *values,
 								 const bool *isnull);
