@@ -317,7 +317,7 @@ RESET ROLE;
 SELECT pg_temp.run(:job) > 0 AS ran;
 SELECT format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()) \gexec
 SELECT pg_temp.await(format('(SELECT last_state = ''failed'' FROM sabot.schedule_status WHERE job_id = %s)', :job));
-SELECT last_sqlstate, last_error, failures > 0 AS failures FROM sabot.schedule_status;
+SELECT DISTINCT sqlstate, error, failures > 0 AS failures FROM sabot.job_task AS r, sabot.schedule_status WHERE r.parent_id = :job AND r.state = 'failed';
 SELECT format('GRANT CONNECT ON DATABASE %I TO PUBLIC', current_database()) \gexec
 SELECT pg_temp.await(format('(SELECT last_state = ''completed'' FROM sabot.schedule_status WHERE job_id = %s)', :job));
 SELECT sabot.revoke_usage('schedule_other'), sabot.revoke_usage('schedule_monitor');
