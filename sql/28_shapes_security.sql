@@ -160,22 +160,33 @@ SELECT sum(total_bytes) < 2000000 AS few FROM pg_backend_memory_contexts WHERE n
 ROLLBACK;
 SELECT sabot.cancel_job(:large), sabot.cancel_job(:many);
 
--- The stream of a role that is gone ends with the next row; a reader of its
--- table does not hold up the prober.
+-- What reads a table for a role that is gone ends with the role, paused or not,
+-- though nobody writes.
+SET client_min_messages = error;	-- nothing listens there
+SELECT sabot.add_llm_endpoint('default', 'http://127.0.0.1:9');
 SET SESSION AUTHORIZATION shape_carol;
-CREATE TABLE bo.carols (id int);
-SELECT sabot.submit_stream('bo.carols', 'SELECT FROM batch') AS carols \gset
+SET client_min_messages = error;
+CREATE TABLE bo.carols (id int PRIMARY KEY, body text);
+SELECT sabot.submit_stream('bo.carols', 'SELECT FROM batch') AS carols,
+	sabot.submit_stream('bo.carols', 'SELECT FROM batch') AS paused,
+	sabot.submit_llm_job('TABLE bo.carols', '{body}', model => 'm', follow => true) AS follows \gset
+SELECT sabot.pause_job(:paused);
+SELECT pg_temp.await(format('(SELECT state = ''blocked'' FROM sabot.job_status WHERE job_id = %s)', :follows));
 RESET SESSION AUTHORIZATION;
 REASSIGN OWNED BY shape_carol TO shape_bob;
-DROP OWNED BY shape_carol;
-DROP ROLE shape_carol;
 SET SESSION AUTHORIZATION shape_bob;
 INSERT INTO bo.carols VALUES (1);
 RESET SESSION AUTHORIZATION;
-SELECT pg_temp.finish(:carols);
-SELECT sqlstate, error FROM sabot.job_status WHERE job_id = :carols;
+SELECT pg_temp.await(format('(SELECT bool_and(state = ''paused'') FROM sabot.job_status WHERE job_id IN (%s, %s))', :carols, :follows));
+SELECT wait_reason FROM sabot.job_status WHERE job_id IN (:carols, :paused, :follows) ORDER BY job_id;
+DROP OWNED BY shape_carol;
+DROP ROLE shape_carol;
+SELECT pg_temp.finish(:carols), pg_temp.finish(:paused), pg_temp.finish(:follows);
+SELECT DISTINCT sqlstate, error FROM sabot.job_status WHERE job_id IN (:carols, :paused, :follows);
 SELECT count(*) FROM pg_trigger WHERE tgrelid = 'bo.carols'::regclass;
-SELECT count(*) FROM sabot.stream_part WHERE job_id = :carols;
+SELECT count(*) FROM sabot.stream_part WHERE job_id IN (:carols, :paused, :follows);
+SELECT sabot.drop_llm_endpoint('default');
+RESET client_min_messages;
 
 -- Jobs spread over a table tell nothing of it that one may not know: neither
 -- its size, nor keys of rows that its policies hide: "secret" in a plan's numbers.

@@ -54,10 +54,12 @@ sabot_jobs_probing(void)
 }
 
 /*
- * go_on_after_error - report the error of one job, and go on with the others
+ * sabot_probe_go_on - report the error of one job, and go on with the others
+ *
+ * In a prober, from a PG_CATCH block.
  */
-static void
-go_on_after_error(void)
+void
+sabot_probe_go_on(void)
 {
 	EmitErrorReport();
 	FlushErrorState();
@@ -88,7 +90,7 @@ recover_orphans(void)
 		}
 		PG_CATCH();
 		{
-			go_on_after_error();
+			sabot_probe_go_on();
 			ok = false;
 		}
 		PG_END_TRY();
@@ -176,7 +178,7 @@ recover_signals(void)
 		}
 		PG_CATCH();
 		{
-			go_on_after_error();
+			sabot_probe_go_on();
 			ok = false;
 		}
 		PG_END_TRY();
@@ -395,79 +397,6 @@ role_exists(Oid roleid)
 }
 
 /*
- * end_stream - end a stream of a role that is gone
- *
- * In no transaction.
- */
-static void
-end_stream(int64 job_id, const SabotEnd *with)
-{
-	SabotEnd	end = *with;
-	SabotOwn	own;
-	SabotJob   *job;
-
-	sabot_own_start_transaction(&own);
-	job = sabot_job_read(job_id);
-	if (job != NULL)
-	{
-		end.attempt = job->attempt;
-		end.losses = job->losses;
-		(void) sabot_job_finish(job, &end);
-	}
-	sabot_own_commit_transaction(&own);
-	sabot_wait_wakeup(job_id);
-}
-
-/*
- * end_streams - end the streams of a role that is gone, so that they do not
- * keep for ever what is written into tables that are others' now
- *
- * A table that somebody has locked is left to the prober that the next rows
- * bring.
- */
-static void
-end_streams(Oid owner, int sqlstate, const char *message, const char *hint)
-{
-	Oid			types[] = {OIDOID, INT8OID};
-	Datum		values[] = {ObjectIdGetDatum(owner), 0};
-	ErrorData	error = {.sqlerrcode = sqlstate};
-	SabotEnd	end = {.state = SABOT_JOB_FAILED,.error = &error};
-	SabotOwn	own;
-	int64	   *ids;
-	int			n;
-
-	error.message = unconstify(char *, message);
-	error.hint = unconstify(char *, hint);
-	sabot_own_start_transaction(&own);
-	values[1] = Int64GetDatum(sabot_catalog(false)->home);
-	n = sabot_spi("SELECT job_id FROM sabot.job WHERE owner = $1 AND home = $2"
-				  " AND kind = 'stream'", 2, types, values, NULL, 0);
-	ids = MemoryContextAlloc(probe_context, sizeof(int64) * Max(n, 1));
-	for (int i = 0; i < n; i++)
-	{
-		bool		isnull;
-
-		ids[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
-											 SPI_tuptable->tupdesc, 1, &isnull));
-	}
-	sabot_own_commit_transaction(&own);
-	for (int i = 0; i < n; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		PG_TRY();
-		{
-			end_stream(ids[i], &end);
-		}
-		PG_CATCH();
-		{
-			go_on_after_error();
-		}
-		PG_END_TRY();
-		MemoryContextSwitchTo(probe_context);
-	}
-}
-
-/*
  * fail_all - fail all open jobs of a role that wait for a crew
  *
  * Until none has come while we looked for them: nobody else would.  A schedule
@@ -482,8 +411,6 @@ fail_all(SabotPairKey key, int sqlstate, const char *message,
 
 	if (!is_gone && key.crew == SABOT_AGENTS)
 		see_to_all(key.roleid, "schedule");
-	if (is_gone && key.crew == SABOT_AGENTS)
-		end_streams(key.roleid, sqlstate, message, hint);
 	do
 	{
 		wake_seq = sabot_pool_wake_seq(key);

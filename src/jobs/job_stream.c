@@ -263,18 +263,20 @@ sabot_stream_ended(int64 job_id)
 }
 
 /*
- * end_stream - end a job that has nothing to read anymore
+ * sabot_stream_end - end a job with a capture that cannot go on, with an error
  *
- * In no transaction.
+ * Raises 55P03 in a prober, if somebody has its table locked.  In no
+ * transaction.
  */
-static void
-end_stream(const SabotJob *job, const char *message, const char *hint)
+void
+sabot_stream_end(const SabotJob *job, int sqlstate, const char *message,
+				 const char *hint)
 {
 	SabotEnd	end = {.state = SABOT_JOB_FAILED};
 	ErrorData	error = {0};
 	SabotOwn	own;
 
-	error.sqlerrcode = ERRCODE_UNDEFINED_OBJECT;
+	error.sqlerrcode = sqlstate;
 	error.message = unconstify(char *, message);
 	error.hint = unconstify(char *, hint);
 	end.error = &error;
@@ -283,6 +285,17 @@ end_stream(const SabotJob *job, const char *message, const char *hint)
 	sabot_own_start_transaction(&own);
 	(void) sabot_job_finish(job, &end);
 	sabot_own_commit_transaction(&own);
+}
+
+/*
+ * end_stream - end a job that has nothing to read anymore
+ *
+ * In no transaction.
+ */
+static void
+end_stream(const SabotJob *job, const char *message, const char *hint)
+{
+	sabot_stream_end(job, ERRCODE_UNDEFINED_OBJECT, message, hint);
 }
 
 /*

@@ -142,6 +142,7 @@ extern void sabot_capture_hush(int64 job_id);
 extern void sabot_capture_forget(int64 job_id);
 extern void sabot_capture_wake_begin(int64 job_id);
 extern void sabot_capture_wake(int64 job_id);
+extern void sabot_capture_owner_gone(Oid owner);
 
 /* in job_stream_batch.c */
 extern SabotBatch *sabot_batch_take(int64 job_id, int64 floor, int64 until,
@@ -160,6 +161,8 @@ extern void sabot_capture_register(int64 job_id, Oid source,
 extern void sabot_capture_begin(int64 job_id, Oid source, int batch_rows);
 extern bool sabot_stream_set(const SabotJob *job, SabotJobState state,
 							 const char *reason);
+extern void sabot_stream_end(const SabotJob *job, int sqlstate,
+							 const char *message, const char *hint);
 extern void sabot_stream_pause(const SabotJob *job, const char *reason);
 extern int64 sabot_stream_taken_to(int64 job_id);
 

@@ -251,3 +251,41 @@ sabot_capture_wake(int64 job_id)
 		sabot_ready_push(MyDatabaseId, entry.owner, entry.queue, &ready);
 	sabot_pool_wake(sabot_job_pair(entry.owner, entry.queue), 1, 0);
 }
+
+/*
+ * next_database - the database with the lowest OID above one that captures for
+ * a role are known in, or InvalidOid
+ */
+static Oid
+next_database(Oid owner, Oid after)
+{
+	Oid			next = InvalidOid;
+	HASH_SEQ_STATUS scan;
+	Entry	   *entry;
+
+	LWLockAcquire(lock, LW_SHARED);
+	hash_seq_init(&scan, entries);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		if (entry->owner == owner && entry->key.dbid > after &&
+			(!OidIsValid(next) || entry->key.dbid < next))
+			next = entry->key.dbid;
+	LWLockRelease(lock);
+	return next;
+}
+
+/*
+ * sabot_capture_owner_gone - a role was dropped: have what is captured for it
+ * ended, in whichever database
+ *
+ * Called after commits, so that it must not fail.
+ */
+void
+sabot_capture_owner_gone(Oid owner)
+{
+	Oid			dbid = InvalidOid;
+
+	if (lock == NULL)
+		return;
+	while (OidIsValid(dbid = next_database(owner, dbid)))
+		sabot_pool_request_probe(dbid);
+}

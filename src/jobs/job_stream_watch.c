@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * job_stream_watch.c
- *		Notices what happens to tables that streams read.
+ *		Notices what happens to tables that streams read, and to roles.
  *
  * TRUNCATE, DROP and changes of columns fire no trigger that would be of use
  * here, but every session's object access hook sees them.  What it sees is
@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
@@ -45,7 +46,8 @@ typedef enum NoteKind
 {
 	NOTE_COLUMNS,				/* of table relid */
 	NOTE_TRUNCATED,				/* the source of stream job_id */
-	NOTE_DETACHED				/* it has lost its trigger */
+	NOTE_DETACHED,				/* it has lost its trigger */
+	NOTE_ROLE_GONE				/* owner, whose captures are to end */
 } NoteKind;
 
 /* Something that has happened; lives in TopTransactionContext. */
@@ -55,7 +57,8 @@ typedef struct Note
 	SubTransactionId subid;
 	Oid			relid;
 	int64		job_id;
-	Oid			owner;			/* of the table that loses its trigger */
+	Oid			owner;			/* of the table that loses its trigger, or the
+								 * role that is gone */
 	bool		wakes;			/* the commit is to wake the stream */
 	struct Note *next;			/* noted before */
 } Note;
@@ -191,6 +194,8 @@ watch_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 		add_note(NOTE_COLUMNS, objectId, 0, InvalidOid);
 	else if (classId == TriggerRelationId && access == OAT_DROP)
 		note_detached(objectId);
+	else if (classId == AuthIdRelationId && access == OAT_DROP)
+		add_note(NOTE_ROLE_GONE, InvalidOid, 0, objectId);
 }
 
 /*
@@ -278,6 +283,8 @@ act(void)
 		return;
 	for (Note *note = notes; note != NULL; note = note->next)
 	{
+		if (note->kind == NOTE_ROLE_GONE)
+			continue;
 		if (note->kind == NOTE_COLUMNS)
 		{
 			PushActiveSnapshot(GetLatestSnapshot());
@@ -309,6 +316,8 @@ sabot_capture_watch_end(XactEvent event)
 			for (Note *note = notes; note != NULL; note = note->next)
 				if (note->wakes)
 					sabot_capture_wake(note->job_id);
+				else if (note->kind == NOTE_ROLE_GONE)
+					sabot_capture_owner_gone(note->owner);
 			notes = NULL;
 			break;
 		default:

@@ -371,6 +371,7 @@ extern bool sabot_job_lost(const SabotOrphan *orphan);
 /* in job_recover.c */
 extern void sabot_jobs_probe(void);
 extern bool sabot_jobs_probing(void);
+extern void sabot_probe_go_on(void);
 extern void sabot_jobs_probe_owner(Oid owner, SabotCrew crew);
 
 /* in job_counter.c */

@@ -373,6 +373,31 @@ ends($node, $short, 'failed', 'drop: the job ends');
 like(job($node, $short, 'error'), qr/^table public.short, .* was dropped$/,
 	'drop: and says why');
 
+# Its role is dropped, while somebody reads the table: who drops it does not
+# wait, and the job ends once he is done.
+sql($node, <<'SQL');
+CREATE ROLE leaver LOGIN;
+SELECT sabot.grant_usage('leaver');
+CREATE TABLE left_behind (id int PRIMARY KEY, body text);
+ALTER TABLE left_behind OWNER TO leaver;
+SQL
+my $left = sql($node, "SELECT sabot.submit_llm_job('TABLE left_behind', '{body}', follow => true)",
+	user => 'leaver');
+idle($left, 'role: it waits');
+sql($node, 'REASSIGN OWNED BY leaver TO postgres; DROP OWNED BY leaver');
+$session = user_session($node);
+$session->query_safe('BEGIN; SELECT FROM left_behind');
+sql($node, 'DROP ROLE leaver');
+my $prober = 'sabot prober ERROR:  canceling statement due to lock timeout';
+ok(wait_until(sub { log_since($node, 0) =~ /$prober/ }), 'role: a prober does not wait for long');
+is(job($node, $left, 'state'), 'blocked', 'role: it is still there');
+$session->query_safe('COMMIT');
+$session->quit;
+ends($node, $left, 'failed', 'role: it ends');
+is(job($node, $left, 'error'), "the job's owner was dropped", 'role: and says why');
+is(sql($node, "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'left_behind'::regclass"),
+	0, 'role: the trigger is gone');
+
 # A prompt that its own answers change comes to an end.
 sql($node, <<'SQL');
 CREATE TABLE loop (id int PRIMARY KEY, body text, label text, written int DEFAULT 0);
