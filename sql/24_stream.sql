@@ -136,6 +136,7 @@ SELECT id, op FROM pg_temp.seen();
 
 -- TRUNCATE: what was written is handed over, and it is said
 SELECT sabot.pause_job(:totals);
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''paused''', :totals));
 INSERT INTO st.orders VALUES (50, 'before', 1);
 TRUNCATE st.orders;
 INSERT INTO st.orders VALUES (51, 'after', 1);
@@ -152,6 +153,8 @@ SELECT sabot.submit_stream('st.orders', $$
 	INSERT INTO st.seen (id, what, op, seq) SELECT (to_jsonb(b) ->> 'id')::int, (to_jsonb(b) - 'sabot_seq')::text, pg_typeof(b.id), sabot_seq FROM batch AS b
 	$$, 'columns') AS columns \gset
 SELECT sabot.pause_job(:totals), sabot.pause_job(:columns);
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''paused''', :totals));
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''paused''', :columns));
 INSERT INTO st.orders VALUES (60, 'int', 1);
 ALTER TABLE st.orders DROP COLUMN doubled, ALTER COLUMN id TYPE bigint, ALTER COLUMN amount TYPE text, ADD COLUMN extra date DEFAULT '2024-02-29';
 INSERT INTO st.orders VALUES (61, 'bigint', 1);
