@@ -464,6 +464,8 @@ look(const SabotJob *job, Look *result)
 	{
 		SabotStream *s = result->stream;
 
+		/* First: who drops it may have written rows in that transaction. */
+		result->has_trigger = sabot_capture_is_attached(job->job_id, s->source);
 		result->has_rows =
 			sabot_capture_has_rows(job->job_id, s->floor, s->nsuspects > 0 ?
 								   s->suspects[s->nsuspects - 1] : PG_INT64_MAX,
@@ -474,7 +476,6 @@ look(const SabotJob *job, Look *result)
 		result->owns_source = result->has_source ?
 			object_ownercheck(RelationRelationId, s->source, job->owner) :
 			!was_taken(job->job_id);
-		result->has_trigger = sabot_capture_is_attached(job->job_id, s->source);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();

@@ -1,0 +1,102 @@
+# Two sessions that are about the same job at the same instant: what one has
+# promised is not undone by what the other, an agent or a prober saw before.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use SabotTest;
+use Test::More;
+
+my $node = new_node('control_races');
+
+# A command that is at hold() goes on with it, however often it is interrupted,
+# as long as table gate has a row.
+sql($node, <<'SQL');
+CREATE TABLE gate (name text);
+CREATE FUNCTION hold() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	WHILE EXISTS (SELECT FROM gate) LOOP
+		BEGIN
+			PERFORM pg_sleep(0.05);
+		EXCEPTION WHEN query_canceled THEN NULL;
+		END;
+	END LOOP;
+END $$;
+CREATE TABLE t (id int PRIMARY KEY, x int DEFAULT 0);
+INSERT INTO t SELECT generate_series(1, 8);
+CREATE TABLE heap (id int);
+INSERT INTO heap SELECT generate_series(1, 1000);
+CREATE TABLE source (id int);
+CREATE TABLE seen (id int);
+SQL
+
+# close_gate, open_gate - have hold() wait, or go on
+sub close_gate { return sql($node, q{INSERT INTO gate VALUES ('x')}); }
+sub open_gate { return sql($node, 'DELETE FROM gate'); }
+
+# stream(COMMAND) - a stream of table source
+sub stream
+{
+	my ($command) = @_;
+
+	return sql($node,
+		"SELECT sabot.submit_stream('source', \$job\$$command\$job\$)");
+}
+
+# waits(PID, EVENT, MESSAGE) - test that a process comes to wait for something
+sub waits
+{
+	my ($pid, $event, $message) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return poll($node,
+		"SELECT wait_event FROM pg_stat_activity WHERE pid = $pid",
+		$event, $message);
+}
+
+# begin_query(SQL) - a session that runs it: (session, pid)
+sub begin_query
+{
+	my ($sql) = @_;
+	my $session = user_session($node);
+	my $pid = $session->query_safe('SELECT pg_backend_pid()');
+
+	$session->query_until(qr/begun/, "\\echo begun\n$sql;\n");
+	return ($session, $pid);
+}
+
+# state(JOB) - its state
+sub state
+{
+	my ($job) = @_;
+
+	return sql($node, "SELECT sabot.job_state($job)");
+}
+
+# The last rows that a transaction writes, which also drops the trigger.
+{
+	my $job = stream('INSERT INTO seen SELECT id FROM batch');
+	poll($node, "SELECT sabot.job_state($job)", 'blocked', 'stream is idle');
+	sql($node, "SELECT sabot.pause_job($job)");
+	my $writer = user_session($node);
+	$writer->query_safe(<<"SQL");
+BEGIN;
+INSERT INTO source VALUES (1);
+DROP TRIGGER sabot_stream_$job ON source;
+LOCK TABLE pg_catalog.pg_trigger;
+SQL
+	sql($node, "SELECT sabot.resume_job($job)");
+	# The agent is about to see whether the trigger is there.
+	poll($node,
+		"SELECT count(*) FROM pg_locks WHERE relation = 'pg_trigger'::regclass AND NOT granted",
+		'1', 'agent looks for the trigger');
+	$writer->query_safe('COMMIT');
+	$writer->quit;
+	ends($node, $job, 'failed', 'stream without a trigger ends');
+	is(sql($node, 'SELECT count(*) FROM seen'),
+		1, 'the rows that were written before it was dropped are handed over');
+	sql($node, 'TRUNCATE seen');
+}
+
+done_testing();
