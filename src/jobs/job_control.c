@@ -147,23 +147,6 @@ cancel_open(int64 job_id)
 }
 
 /*
- * sabot_job_write_signal - put a request to a running job into its table
- *
- * Between sabot_own_begin() and sabot_own_end(), SPI connected.
- */
-void
-sabot_job_write_signal(int64 job_id, SabotInterrupt reason)
-{
-	Oid			types[] = {INT8OID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(job_id),
-	CStringGetTextDatum(reason == SABOT_INTERRUPT_CANCEL ? "cancel" : "pause")};
-
-	sabot_spi("INSERT INTO sabot.job_signal (job_id, action) VALUES ($1, $2)"
-			  " ON CONFLICT (job_id) DO UPDATE SET action = excluded.action",
-			  2, types, values, NULL, 0);
-}
-
-/*
  * sabot_job_interrupt_row - write what cancelling or pausing a job means for
  * the tables
  *

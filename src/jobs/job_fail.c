@@ -154,19 +154,6 @@ schedule_retry(const SabotJob *job, const SabotEnd *end, bool is_free_retry)
 }
 
 /*
- * forget_signal - remove the request that led here
- */
-static void
-forget_signal(int64 job_id)
-{
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(job_id)};
-
-	sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",
-			  1, types, values, NULL, 0);
-}
-
-/*
  * pause_row - set a job's row to paused
  *
  * attempt and losses are what it counts from now on.
@@ -210,15 +197,11 @@ cancel_row(const SabotJob *job, SabotEnd *end)
 static bool
 obey_signal(const SabotJob *job, SabotEnd *end, bool is_over)
 {
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(job->job_id)};
-	char	   *action;
+	SabotInterrupt asked = sabot_job_take_signal(job->job_id);
 
-	if (sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1 RETURNING action",
-				  1, types, values, NULL, 0) == 0)
+	if (asked == SABOT_INTERRUPT_NONE)
 		return false;
-	action = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	if (strcmp(action, "cancel") == 0)
+	if (asked == SABOT_INTERRUPT_CANCEL)
 		cancel_row(job, end);
 	else if (is_over)
 		return false;
@@ -318,22 +301,6 @@ run_again(const SabotJob *job, const SabotEnd *end)
 }
 
 /*
- * is_pause_asked - whether a job is still to be paused
- *
- * Else it was resumed before its agent had come to that.
- */
-static bool
-is_pause_asked(int64 job_id)
-{
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(job_id)};
-
-	return sabot_spi("SELECT FROM sabot.job_signal"
-					 " WHERE job_id = $1 AND action = 'pause' FOR UPDATE",
-					 1, types, values, NULL, 0) > 0;
-}
-
-/*
  * sabot_job_set_aside - cancel, pause or give back a job that was interrupted
  *
  * end tells of the attempt, which is not counted.  In no transaction.
@@ -342,6 +309,7 @@ void
 sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
 {
 	SabotEnd	again = {.attempt = end->attempt - 1};
+	SabotInterrupt asked;
 	SabotOwn	own;
 
 	again.losses = job->losses;
@@ -356,16 +324,16 @@ sabot_job_set_aside(const SabotJob *job, SabotInterrupt reason, SabotEnd *end)
 		return;
 	}
 	sabot_own_start_transaction(&own);
+	asked = sabot_job_take_signal(job->job_id);
 	if (still_ours(job))
 	{
-		if (reason == SABOT_INTERRUPT_CANCEL)
+		if (reason == SABOT_INTERRUPT_CANCEL || asked == SABOT_INTERRUPT_CANCEL)
 			cancel_row(job, end);
-		else if (is_pause_asked(job->job_id))
+		else if (asked == SABOT_INTERRUPT_PAUSE)
 			pause_row(job->job_id, end->attempt - 1, job->losses);
-		else
+		else					/* resumed before we have come to that */
 			run_again(job, &again);
 	}
-	forget_signal(job->job_id);
 	sabot_own_commit_transaction(&own);
 }
 

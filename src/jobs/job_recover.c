@@ -99,56 +99,32 @@ recover_orphans(void)
 }
 
 /*
- * recover_signal - cancel or pause a job that does not run (anymore), as asked
+ * read_signals - the jobs there are requests to, in probe_context; returns how
+ * many
  *
- * In no transaction.
- */
-static void
-recover_signal(int64 job_id, SabotInterrupt reason)
-{
-	Oid			type = INT8OID;
-	Datum		value = Int64GetDatum(job_id);
-	SabotOwn	own;
-
-	sabot_own_start_transaction(&own);
-	/* It may run now, begun before the request could be seen. */
-	if (!sabot_pool_interrupt(MyDatabaseId, job_id, reason) &&
-		!sabot_job_interrupt_row(job_id, reason))
-		sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",
-				  1, &type, &value, NULL, 0);
-	sabot_own_commit_transaction(&own);
-}
-
-/*
- * read_signals - the requests there are, as arrays in probe_context; returns
- * how many
- *
- * Those to jobs that have ended are deleted.
+ * Requests to jobs that have ended are deleted.
  */
 static int
-read_signals(int64 **ids, SabotInterrupt **reasons)
+read_signals(int64 **ids)
 {
 	SabotOwn	own;
 	int			n;
 
 	sabot_own_start_transaction(&own);
-	sabot_spi("DELETE FROM sabot.job_signal s WHERE NOT EXISTS"
-			  " (SELECT FROM sabot.job j WHERE j.job_id = s.job_id)",
+	sabot_spi("DELETE FROM sabot.job_signal WHERE job_id IN"
+			  " (SELECT s.job_id FROM sabot.job_signal s WHERE NOT EXISTS"
+			  "  (SELECT FROM sabot.job j WHERE j.job_id = s.job_id)"
+			  "  FOR UPDATE SKIP LOCKED)",
 			  0, NULL, NULL, NULL, 0);
-	n = sabot_spi("SELECT s.job_id, s.action FROM sabot.job_signal s",
+	n = sabot_spi("SELECT s.job_id FROM sabot.job_signal s",
 				  0, NULL, NULL, NULL, 0);
 	*ids = MemoryContextAlloc(probe_context, sizeof(int64) * Max(n, 1));
-	*reasons = MemoryContextAlloc(probe_context,
-								  sizeof(SabotInterrupt) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
-		HeapTuple	row = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
 
-		(*ids)[i] = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
-		(*reasons)[i] = strcmp(SPI_getvalue(row, desc, 2), "cancel") == 0 ?
-			SABOT_INTERRUPT_CANCEL : SABOT_INTERRUPT_PAUSE;
+		(*ids)[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+												SPI_tuptable->tupdesc, 1, &isnull));
 	}
 	sabot_own_commit_transaction(&own);
 	return n;
@@ -165,8 +141,7 @@ static bool
 recover_signals(void)
 {
 	int64	   *ids;
-	SabotInterrupt *reasons;
-	int			n = read_signals(&ids, &reasons);
+	int			n = read_signals(&ids);
 	volatile bool ok = true;
 
 	for (int i = 0; i < n; i++)
@@ -174,7 +149,7 @@ recover_signals(void)
 		CHECK_FOR_INTERRUPTS();
 		PG_TRY();
 		{
-			recover_signal(ids[i], reasons[i]);
+			(void) sabot_job_obey_signal(ids[i]);
 		}
 		PG_CATCH();
 		{

@@ -496,19 +496,18 @@ static bool
 obey_interrupt(int64 job_id)
 {
 	SabotInterrupt interrupt = sabot_agent_interrupted();
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(job_id)};
+	SabotInterrupt asked;
 	SabotOwn	own;
 
 	if (interrupt != SABOT_INTERRUPT_CANCEL &&
 		interrupt != SABOT_INTERRUPT_PAUSE)
 		return false;
 	sabot_own_start_transaction(&own);
-	if (sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1",
-				  1, types, values, NULL, 0) > 0)
-		(void) sabot_graph_interrupt(job_id, interrupt, false);
+	asked = sabot_job_take_signal(job_id);
+	if (asked != SABOT_INTERRUPT_NONE)
+		(void) sabot_graph_interrupt(job_id, asked, false);
 	sabot_own_commit_transaction(&own);
-	return interrupt == SABOT_INTERRUPT_CANCEL;
+	return interrupt == SABOT_INTERRUPT_CANCEL || asked == SABOT_INTERRUPT_CANCEL;
 }
 
 /*

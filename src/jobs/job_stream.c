@@ -674,25 +674,16 @@ sabot_stream_finish(const SabotJob *job, const SabotBatch *batch,
  * sabot_stream_obey - cancel or pause a stream that our agent has just let go
  * of, if it was asked for that when it made no attempt
  *
- * Returns whether it was.  In no transaction.
+ * Returns whether it was.  What an attempt has obeyed, or its owner has taken
+ * back since, is not asked for anymore.  In no transaction.
  */
 bool
 sabot_stream_obey(int64 job_id)
 {
 	SabotInterrupt reason = sabot_pool_last_interrupt();
-	Oid			type = INT8OID;
-	Datum		value = Int64GetDatum(job_id);
-	SabotOwn	own;
 
-	if (reason != SABOT_INTERRUPT_CANCEL && reason != SABOT_INTERRUPT_PAUSE)
-		return false;
-	sabot_own_start_transaction(&own);
-	if (!sabot_pool_interrupt(MyDatabaseId, job_id, reason) &&
-		!sabot_job_interrupt_row(job_id, reason))
-		sabot_spi_generic("DELETE FROM sabot.job_signal WHERE job_id = $1",
-						  1, &type, &value, NULL, 0);
-	sabot_own_commit_transaction(&own);
-	return true;
+	return (reason == SABOT_INTERRUPT_CANCEL ||
+			reason == SABOT_INTERRUPT_PAUSE) && sabot_job_obey_signal(job_id);
 }
 
 /*

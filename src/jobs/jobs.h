@@ -513,8 +513,12 @@ extern SabotFoundJob sabot_job_of_caller(int64 job_id);
 extern void sabot_job_refuse_copied(int64 job_id, const SabotFoundJob *found);
 extern bool sabot_job_requeue(int64 job_id);
 extern int64 *sabot_job_push_rows(int n);
-extern void sabot_job_write_signal(int64 job_id, SabotInterrupt reason);
 extern bool sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason);
+
+/* in job_signal.c: requests to running jobs */
+extern void sabot_job_write_signal(int64 job_id, SabotInterrupt reason);
+extern SabotInterrupt sabot_job_take_signal(int64 job_id);
+extern bool sabot_job_obey_signal(int64 job_id);
 
 /* A job the room above submits; what is not here is as by default. */
 typedef struct SabotNewJob

@@ -192,9 +192,13 @@ sabot_pool_find_work(Oid dbid, int64 work_id, SabotSlot *slot)
 void
 sabot_work_interrupt_locked(SabotSlot *slot, SabotInterrupt reason)
 {
-	/* What its owner has asked for ends it as well as giving it back. */
+	/*
+	 * What its owner has asked for ends it as well as giving it back, and one
+	 * that is canceled is not to be paused.
+	 */
 	if (slot->interrupt == SABOT_INTERRUPT_NONE ||
-		reason != SABOT_INTERRUPT_GIVE_BACK)
+		(slot->interrupt != SABOT_INTERRUPT_CANCEL &&
+		 reason != SABOT_INTERRUPT_GIVE_BACK))
 		slot->interrupt = reason;
 	slot->interrupt_work = slot->work_id;
 	slot->interrupts_sent++;

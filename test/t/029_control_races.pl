@@ -99,4 +99,54 @@ SQL
 	sql($node, 'TRUNCATE seen');
 }
 
+# A pause that a running job has not come to is taken back.
+{
+	close_gate();
+	my $job = stream('INSERT INTO seen SELECT id FROM batch; SELECT hold()');
+	sql($node, 'INSERT INTO source VALUES (1)');
+	running($node, $job);
+	sql($node, "SELECT sabot.pause_job($job)");
+	is(sql($node, "SELECT sabot.resume_job($job)"), 't', 'stream: pause is taken back');
+	open_gate();
+	poll($node, 'SELECT count(*) FROM seen', '1', 'stream: the batch is handed over');
+	sql($node, 'INSERT INTO source VALUES (2)');
+	poll($node, 'SELECT count(*) FROM seen', '2', 'stream: the next one, too');
+	sql($node, "SELECT sabot.cancel_job($job)");
+	ends($node, $job, 'canceled', 'stream: canceled');
+}
+# ... and so is one that a prober has seen, before it comes to that.
+{
+	my ($first, $second) = map { submit($node, 'SELECT 1', args => q{run_after => 'infinity'}) } 1 .. 2;
+	my $locker = user_session($node);
+	$locker->query_safe("BEGIN; SELECT FROM sabot.job WHERE job_id = $first FOR UPDATE");
+	# As of sessions that were lost before they told the agents.
+	sql($node, "INSERT INTO sabot.job_signal VALUES ($first, 'cancel'), ($second, 'pause')");
+	sql($node, <<'SQL');
+BEGIN;
+SELECT sabot.submit_job('SELECT 1');
+PREPARE TRANSACTION 'x';
+COMMIT PREPARED 'x';
+SQL
+	poll($node, q{SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'sabot prober'},
+		'transactionid', 'prober: it waits for the row of the first job');
+	is(sql($node, "SELECT sabot.resume_job($second)"), 't', 'prober: pause of the second one is taken back');
+	$locker->query_safe('COMMIT');
+	$locker->quit;
+	ends($node, $first, 'canceled', 'prober: first job');
+	poll($node, 'SELECT count(*) FROM sabot.job_signal', '0', 'prober: has seen to both');
+	poll($node, q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'sabot prober'}, '0', 'prober: is done');
+	is(sql($node, "SELECT sabot.job_state($second)"), 'scheduled', 'prober: second job is not paused');
+}
+
+# Who was told that his job is canceled is not told otherwise.
+{
+	close_gate();
+	my $job = submit($node, 'SELECT hold()');
+	running($node, $job);
+	is(sql($node, "SELECT sabot.cancel_job($job)"), 't', 'canceled');
+	sql($node, "SELECT sabot.pause_job($job)");
+	open_gate();
+	ends($node, $job, 'canceled', 'it stays so, paused or not');
+}
+
 done_testing();
