@@ -28,6 +28,7 @@ CREATE TYPE al.evil AS RANGE (subtype = int, subtype_diff = al.diff);
 CREATE TABLE al.typed (r al.evil, m al.evil_multirange, a al.evil[], "Quoted, name" int);
 SELECT sabot.submit_stream('al.typed', 'SELECT FROM batch') AS typed \gset
 SELECT sabot.pause_job(:typed);
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''paused''', :typed));
 INSERT INTO al.typed SELECT al.evil(i, i + 5), al.evil_multirange(al.evil(i, i + 5)), ARRAY[al.evil(i, i + 5)], i FROM generate_series(1, 300) AS i;
 ALTER TABLE al.typed ADD COLUMN other al.evil;
 INSERT INTO al.typed SELECT al.evil(i, i + 5), NULL, NULL, i, al.evil(i, i + 5) FROM generate_series(1, 300) AS i;
