@@ -29,6 +29,9 @@
 #define PURGE_STEPS		10
 #define PURGE_STEP_JOBS 1000
 
+/* Who waits for a job, or has it keep rows, is to find it: in min. */
+#define KEEP_AT_LEAST	1
+
 PG_FUNCTION_INFO_V1(sabot_purge);
 
 /*
@@ -37,9 +40,10 @@ PG_FUNCTION_INFO_V1(sabot_purge);
  * Those of a role and roles it is a member of, or all with InvalidOid.  What
  * finished before *since is left out, and *since moved on: the rows that steps
  * before deleted are still in the way while somebody holds an old snapshot.
- * What has a parent is kept as long as that is, and goes with it; of the runs
- * of a schedule that holds for the last one, as it says how that fares, and of
- * the batches of a stream for none.
+ * What has a parent is kept as long as that is, and goes with it; so does what
+ * is noted of the jobs that it waited for, be they there or not.  Of the runs of
+ * a schedule the former holds for the last one, as it says how that fares, and
+ * of the batches of a stream for none.
  * Inside a transaction of sabot's own.  Returns how many.
  */
 static int
@@ -63,14 +67,17 @@ purge_step(TimestampTz before, TimestampTz *since, Oid role)
 			  "   (SELECT FROM sabot.job_schedule s WHERE s.run_id = h.job_id)))"
 			  " AND ($3 OR (h.home = $4 AND pg_has_role($2, h.owner, 'USAGE')))"
 			  " ORDER BY h.finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
-			  " RETURNING job_id, finished_at), c AS ("
+			  " RETURNING job_id, finished_at, depends_on), c AS ("
 			  "DELETE FROM sabot.job_history WHERE parent_id IN (SELECT job_id FROM d"
 			  " UNION ALL SELECT g.job_id FROM sabot.job_history g"
 			  "  WHERE g.kind = 'graph' AND g.parent_id IN (SELECT job_id FROM d))"
-			  " RETURNING job_id), a AS ("
+			  " RETURNING job_id, depends_on), a AS ("
 			  "SELECT job_id FROM d UNION SELECT job_id FROM c), l AS ("
 			  "DELETE FROM sabot.job_attempt_log WHERE job_id IN (SELECT job_id FROM a)), w AS ("
-			  "DELETE FROM sabot.job_dependency WHERE depends_on IN (SELECT job_id FROM a)), u AS ("
+			  "DELETE FROM sabot.job_dependency WHERE depends_on IN (SELECT job_id FROM a)), v AS ("
+			  "DELETE FROM sabot.job_dependency WHERE (depends_on, job_id) IN"
+			  " (SELECT unnest(depends_on), job_id FROM d UNION ALL"
+			  "  SELECT unnest(depends_on), job_id FROM c)), u AS ("
 			  "DELETE FROM sabot.job_units WHERE job_id IN (SELECT job_id FROM a)), s AS ("
 			  "DELETE FROM sabot.job_schedule WHERE job_id IN (SELECT job_id FROM a)), r AS ("
 			  "DELETE FROM sabot.job_spread WHERE job_id IN (SELECT job_id FROM a)), p AS ("
@@ -111,7 +118,8 @@ sabot_purge_if_due(void)
 	last = now;
 	for (int i = 0; i < PURGE_STEPS; i++)
 	{
-		TimestampTz before = now - (int64) sabot_keep_jobs * 60 * USECS_PER_SEC;
+		TimestampTz before = now - (int64) Max(sabot_keep_jobs, KEEP_AT_LEAST) *
+		60 * USECS_PER_SEC;
 		SabotOwn	own;
 		int			n;
 
