@@ -337,8 +337,8 @@ starts_at(const SabotJob *job)
 }
 
 /*
- * sabot_depend_make_ready - queue a blocked job, whose row our transaction has locked, or
- * schedule it if its time has not come
+ * sabot_depend_make_ready - queue a blocked job, whose row our transaction has
+ * locked, or schedule it if its time has not come
  *
  * unsure names what it waits for that may not have ended, as ids with commas
  * between; it is NULL if all has, and empty if that is not known.

@@ -381,8 +381,8 @@ sabot_graph_is_running(int64 job_id)
 	" THEN 'blocked' WHEN j.run_after > $2 THEN 'scheduled' ELSE 'queued' END::sabot.job_state"
 
 /*
- * sabot_job_resume_waiting - resume a schedule, a graph and its tasks, or a job that
- * waits for others, as the transaction that asks for it commits
+ * sabot_job_resume_waiting - resume a schedule, a graph and its tasks, or a
+ * job that waits for others, as the transaction that asks for it commits
  */
 void
 sabot_job_resume_waiting(int64 job_id)

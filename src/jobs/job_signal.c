@@ -26,7 +26,8 @@
 /*
  * sabot_job_write_signal - put a request to a running job into its table
  *
- * One to cancel it stays, whatever comes after it.  Between sabot_own_begin() and sabot_own_end(), SPI connected.
+ * One to cancel it stays, whatever comes after it.  Between sabot_own_begin()
+ * and sabot_own_end(), SPI connected.
  */
 void
 sabot_job_write_signal(int64 job_id, SabotInterrupt reason)

@@ -66,7 +66,8 @@ sabot_submission_set(SabotSubmission *s, SabotSubmitParam p, Datum value)
 }
 
 /*
- * sabot_submission_set_arg - set a parameter of the INSERT to an argument, unless it is NULL
+ * sabot_submission_set_arg - set a parameter of the INSERT to an argument,
+ * unless it is NULL
  */
 void
 sabot_submission_set_arg(SabotSubmission *s, SabotSubmitParam p, FunctionCallInfo fcinfo, int argno)
@@ -133,7 +134,8 @@ sabot_submission_begin(SabotSubmission *s, const char *function)
 }
 
 /*
- * sabot_submission_check_name - raise 22001 for a name that is too long; NULL is none
+ * sabot_submission_check_name - raise 22001 for a name that is too long; NULL
+ * is none
  */
 void
 sabot_submission_check_name(const char *name)
@@ -236,7 +238,8 @@ sabot_submission_timeout(SabotSubmission *s, FunctionCallInfo fcinfo,
 }
 
 /*
- * sabot_submission_attempts - attempts, the delay between them and the timeout of each
+ * sabot_submission_attempts - attempts, the delay between them and the timeout
+ * of each
  */
 void
 sabot_submission_attempts(SabotSubmission *s, FunctionCallInfo fcinfo, int max_attempts,
@@ -295,8 +298,8 @@ sabot_submission_point(void *arg)
 }
 
 /*
- * sabot_submission_check_syntax - raise a command's syntax error if it has one, and what
- * sabot_job_check_statements() raises
+ * sabot_submission_check_syntax - raise a command's syntax error if it has
+ * one, and what sabot_job_check_statements() raises
  */
 void
 sabot_submission_check_syntax(char *command)

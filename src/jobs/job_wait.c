@@ -499,9 +499,9 @@ run_call(FunctionCallInfo fcinfo, int64 *job_ids, int njobs)
 /*
  * SQL: sabot.wait_for_job(job_id bigint, timeout interval) (a procedure)
  *
- * Returns when the job is completed.  Raises the job's own error if it
- * failed; 57014 if it was canceled or the timeout has passed; 55000 if it was
- * skipped or is paused, is a schedule, is one of this transaction, or waits for this
+ * Returns when the job is completed.  Raises the job's own error if it failed;
+ * 57014 if it was canceled or the timeout has passed; 55000 if it was skipped
+ * or is paused, is a schedule, is one of this transaction, or waits for this
  * session; 53000 if all agents wait; 42704 if there is none for the caller.
  */
 Datum

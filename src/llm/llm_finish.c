@@ -384,8 +384,8 @@ after_items(SabotLlmRun *run, SabotEnding *endings, int n)
 }
 
 /*
- * sabot_llm_note_careful - after the loss of a worker, note whose answers are about to
- * be written, as one of them may be why it was lost
+ * sabot_llm_note_careful - after the loss of a worker, note whose answers are
+ * about to be written, as one of them may be why it was lost
  *
  * That is all that may be an item's fault: while a request is under way there
  * is nothing of an item that could harm the worker.
@@ -447,7 +447,8 @@ sabot_llm_answered(SabotLlmRun *run, List *items, const SabotReply *reply,
  * sabot_llm_unanswered - an item gets no answer: use the fallback, or fail
  *
  * Nothing is written for an item that took a worker with it: that may be what
- * did it.  failed_attempt says that this was an attempt.  The item is gone afterwards.
+ * did it.  failed_attempt says that this was an attempt.  The item is gone
+ * afterwards.
  */
 void
 sabot_llm_unanswered(SabotLlmRun *run, SabotLlmItem *item,

@@ -80,8 +80,8 @@ column_text(int row, int column)
 }
 
 /*
- * sabot_items_use_indexes - have the statements of this transaction use their indexes,
- * whatever the planner thinks of tables that were just filled
+ * sabot_items_use_indexes - have the statements of this transaction use their
+ * indexes, whatever the planner thinks of tables that were just filled
  *
  * That is not enough where two tables meet.  To a planner that has seen an
  * empty table, reading all answers of a job once for each fetch is as good as

@@ -139,8 +139,8 @@ execute(SPIPlanPtr plan, Jsonb *key)
 }
 
 /*
- * sabot_source_row_lock - lock the row of the table with a key until the transaction
- * ends; false if there is none
+ * sabot_source_row_lock - lock the row of the table with a key until the
+ * transaction ends; false if there is none
  *
  * Returns true if the reader does not lock.  SPI is connected.
  */

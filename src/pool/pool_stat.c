@@ -399,8 +399,9 @@ wait_for_agents(int n, int failures)
  * Starts agents for the caller in this database until it has n of them, by
  * default as many as the pool allows, and waits until they are connected, 30 s
  * at most.  They take free places only: idle agents of others make way for
- * work, and not for this.  Returns how many there are.  Raises 22023 for a negative n, 55000
- * if nothing can be started, or the error that an agent failed with.
+ * work, and not for this.  Returns how many there are.  Raises 22023 for a
+ * negative n, 55000 if nothing can be started, or the error that an agent
+ * failed with.
  */
 Datum
 sabot_start_agents(PG_FUNCTION_ARGS)
