@@ -262,37 +262,39 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(job_id)};
 	SabotOwn	own;
-	int			taken_back;
+	bool		taken_back;
 	int			n;
 
 	if (!found.open)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.resume_job()");
 	sabot_job_refuse_copied(job_id, &found);
-	if (found.is_graph || found.is_schedule || found.waits)
-	{
-		/* Who ends what it waits for must not have to wait for us. */
-		if (strcmp(found.state, "paused") != 0)
-			PG_RETURN_BOOL(false);
-		sabot_pending_resume(job_id);
-		PG_RETURN_BOOL(true);
-	}
 	SPI_connect();
 	sabot_own_begin(&own);
 	/* In the order of an agent that obeys: if one does just now, it pauses. */
-	taken_back = sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1 AND action = 'pause'",
-						   1, types, values, NULL, 0);
-	n = sabot_spi("UPDATE sabot.job SET reason = NULL, state ="
-				  " CASE WHEN run_after > clock_timestamp() THEN 'scheduled'"
-				  " ELSE 'queued' END::sabot.job_state"
-				  " WHERE job_id = $1 AND state = 'paused'"
-				  " RETURNING job_id, priority, queue, owner,"
-				  " CASE WHEN state = 'scheduled' THEN run_after END",
-				  1, types, values, NULL, 0);
-	(void) sabot_job_push_rows(n);
+	taken_back = sabot_job_take_back_pause(job_id);
+	if (found.is_graph || found.is_schedule || found.waits)
+	{
+		/* Who ends what it waits for must not have to wait for us. */
+		n = sabot_spi("SELECT FROM sabot.job WHERE job_id = $1 AND state = 'paused'",
+					  1, types, values, NULL, 0);
+		if (n > 0)
+			sabot_pending_resume(job_id);
+	}
+	else
+	{
+		n = sabot_spi("UPDATE sabot.job SET reason = NULL, state ="
+					  " CASE WHEN run_after > clock_timestamp() THEN 'scheduled'"
+					  " ELSE 'queued' END::sabot.job_state"
+					  " WHERE job_id = $1 AND state = 'paused'"
+					  " RETURNING job_id, priority, queue, owner,"
+					  " CASE WHEN state = 'scheduled' THEN run_after END",
+					  1, types, values, NULL, 0);
+		(void) sabot_job_push_rows(n);
+	}
 	sabot_own_end(&own);
 	SPI_finish();
-	PG_RETURN_BOOL(taken_back > 0 || n > 0);
+	PG_RETURN_BOOL(taken_back || n > 0);
 }
 
 /*

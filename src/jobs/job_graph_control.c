@@ -381,6 +381,49 @@ sabot_graph_is_running(int64 job_id)
 	" THEN 'blocked' WHEN j.run_after > $2 THEN 'scheduled' ELSE 'queued' END::sabot.job_state"
 
 /*
+ * lock_tasks_to - lock the paused tasks of a graph, up to one
+ */
+static void
+lock_tasks_to(int64 graph_id, int64 last_id)
+{
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(graph_id), Int64GetDatum(last_id)};
+
+	(void) sabot_spi("SELECT FROM sabot.job WHERE parent_id = $1 AND state = 'paused'"
+					 " AND job_id <= $2 ORDER BY job_id FOR NO KEY UPDATE",
+					 2, types, values, NULL, 0);
+}
+
+/*
+ * lock_paused - lock the paused tasks of a graph, so that they can be resumed;
+ * those that agents have not come to pause yet are not to be paused
+ *
+ * In the order of ids, a task's request before its row, and before the graph.
+ */
+static void
+lock_paused(int64 graph_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(graph_id)};
+	int			n = sabot_spi("SELECT s.job_id FROM sabot.job_signal s JOIN sabot.job j"
+							  " ON j.job_id = s.job_id WHERE j.parent_id = $1"
+							  " AND s.action = 'pause' ORDER BY s.job_id",
+							  1, types, values, NULL, 0);
+	SPITupleTable *tasks = SPI_tuptable;
+
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		int64		task_id = DatumGetInt64(SPI_getbinval(tasks->vals[i],
+														  tasks->tupdesc, 1, &isnull));
+
+		lock_tasks_to(graph_id, task_id - 1);
+		(void) sabot_job_take_back_pause(task_id);
+	}
+	lock_tasks_to(graph_id, PG_INT64_MAX);
+}
+
+/*
  * sabot_job_resume_waiting - resume a schedule, a graph and its tasks, or a
  * job that waits for others, as the transaction that asks for it commits
  */
@@ -399,10 +442,7 @@ sabot_job_resume_waiting(int64 job_id)
 	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);
-	/* In the order of ids, and before the graph. */
-	(void) sabot_spi("SELECT FROM sabot.job WHERE parent_id = $1 AND state = 'paused'"
-					 " ORDER BY job_id FOR NO KEY UPDATE",
-					 1, types, values, NULL, 0);
+	lock_paused(job_id);
 	n = sabot_spi("UPDATE sabot.job j SET reason = NULL, state = " STATE_TO_RESUME ","
 				  " run_after = CASE WHEN j.kind = 'graph' THEN $2 + j.timeout ELSE j.run_after END"
 				  " WHERE (j.job_id = $1 OR j.parent_id = $1) AND j.state = 'paused'"

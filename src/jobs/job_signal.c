@@ -76,6 +76,22 @@ sabot_job_take_signal(int64 job_id)
 }
 
 /*
+ * sabot_job_take_back_pause - a job is not to be paused after all; whether it
+ * was to be
+ *
+ * An agent that obeys just now is waited for.  As above.
+ */
+bool
+sabot_job_take_back_pause(int64 job_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(job_id)};
+
+	return sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1 AND action = 'pause'",
+					 1, types, values, NULL, 0) > 0;
+}
+
+/*
  * sabot_job_obey_signal - cancel or pause a job that does not run (anymore), as
  * asked; interrupt it if it runs all the same
  *

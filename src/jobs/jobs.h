@@ -518,6 +518,7 @@ extern bool sabot_job_interrupt_row(int64 job_id, SabotInterrupt reason);
 /* in job_signal.c: requests to running jobs */
 extern void sabot_job_write_signal(int64 job_id, SabotInterrupt reason);
 extern SabotInterrupt sabot_job_take_signal(int64 job_id);
+extern bool sabot_job_take_back_pause(int64 job_id);
 extern bool sabot_job_obey_signal(int64 job_id);
 
 /* A job the room above submits; what is not here is as by default. */

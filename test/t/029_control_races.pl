@@ -114,6 +114,30 @@ SQL
 	sql($node, "SELECT sabot.cancel_job($job)");
 	ends($node, $job, 'canceled', 'stream: canceled');
 }
+{
+	close_gate();
+	my $graph = sql($node, <<'SQL');
+SELECT sabot.submit_graph('[{"name": "a", "command": "SELECT hold()"},
+	{"name": "b", "command": "SELECT 1", "after": ["a"]}]')
+SQL
+	my $task = sql($node, "SELECT min(job_id) FROM sabot.job_task WHERE parent_id = $graph");
+	running($node, $task);
+	sql($node, "SELECT sabot.pause_job($graph)");
+	is(sql($node, "SELECT sabot.resume_job($graph)"), 't', 'graph: it is resumed');
+	open_gate();
+	ends($node, $graph, 'completed', 'graph: none of its tasks is paused');
+}
+{
+	close_gate();
+	my $first = submit($node, 'SELECT 1');
+	my $job = submit($node, 'SELECT hold()', args => "depends_on => ARRAY[$first]");
+	running($node, $job);
+	sql($node, "SELECT sabot.pause_job($job)");
+	is(sql($node, "SELECT sabot.resume_job($job)"), 't', 'dependent: pause is taken back');
+	open_gate();
+	ends($node, $job, 'completed', 'dependent: it is not paused');
+}
+
 # ... and so is one that a prober has seen, before it comes to that.
 {
 	my ($first, $second) = map { submit($node, 'SELECT 1', args => q{run_after => 'infinity'}) } 1 .. 2;
