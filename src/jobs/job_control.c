@@ -225,7 +225,8 @@ sabot_pause_job(PG_FUNCTION_ARGS)
  * sabot_job_push_rows - have the n jobs in SPI's result (job_id, priority,
  * queue, owner, run_after) run when this commits
  *
- * Those that are blocked do no harm.  Returns their ids.
+ * Not those that are to run at infinity: they wait for others.  Blocked ones
+ * do no harm, but agents would take them for a look.  Returns the ids of all.
  */
 int64 *
 sabot_job_push_rows(int n)
@@ -240,10 +241,12 @@ sabot_job_push_rows(int n)
 		int64		job_id = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
 		int32		priority = DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull));
 		Oid			owner = DatumGetObjectId(SPI_getbinval(row, desc, 4, &isnull));
-		Datum		run_after = SPI_getbinval(row, desc, 5, &isnull);
+		Datum		value = SPI_getbinval(row, desc, 5, &isnull);
+		TimestampTz run_after = isnull ? 0 : DatumGetTimestampTz(value);
 
-		sabot_pending_submit(job_id, priority, SPI_getvalue(row, desc, 3), owner,
-							 isnull ? 0 : DatumGetTimestampTz(run_after), 0);
+		if (!TIMESTAMP_IS_NOEND(run_after))
+			sabot_pending_submit(job_id, priority, SPI_getvalue(row, desc, 3),
+								 owner, run_after, 0);
 		ids[i] = job_id;
 	}
 	return ids;

@@ -447,7 +447,7 @@ sabot_job_resume_waiting(int64 job_id)
 				  " run_after = CASE WHEN j.kind = 'graph' THEN $2 + j.timeout ELSE j.run_after END"
 				  " WHERE (j.job_id = $1 OR j.parent_id = $1) AND j.state = 'paused'"
 				  " RETURNING job_id, priority, queue, owner,"
-				  " CASE WHEN state = 'scheduled' THEN run_after END",
+				  " CASE state WHEN 'scheduled' THEN run_after WHEN 'blocked' THEN 'infinity' END",
 				  2, types, values, NULL, 0);
 	ids = sabot_job_push_rows(n);
 	/* Of those that wait, some may have nothing to wait for anymore. */
@@ -523,7 +523,8 @@ sabot_graph_requeue(int64 job_id)
 				  " (SELECT FROM sabot.job_history c WHERE c.job_id = d AND c.state = 'completed'))"
 				  " THEN 'blocked' ELSE 'queued' END::sabot.job_state"
 				  " FROM sabot.job_history h WHERE h.parent_id = $1 AND h.state <> 'completed'"
-				  " RETURNING job_id, priority, queue, owner, NULL::timestamptz",
+				  " RETURNING job_id, priority, queue, owner,"
+				  " CASE WHEN state = 'blocked' THEN timestamptz 'infinity' END",
 				  3, types, values, NULL, 0);
 	ids = sabot_job_push_rows(n);
 	sabot_spi("DELETE FROM sabot.job_history WHERE parent_id = $1 AND state <> 'completed'",
