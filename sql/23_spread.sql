@@ -220,7 +220,7 @@ SELECT command, code, message FROM (VALUES ('SELECT part, count(*) FROM t GROUP 
 	LATERAL pg_temp.try(format('SELECT sabot.submit_job(%L, over => %L)', command, over)) AS t;
 SELECT code, message, detail, hint FROM pg_temp.try($$SELECT sabot.submit_job('SELECT count(*) FROM t', over => 't')$$);
 SELECT code, message FROM unnest(ARRAY['over => ''t'', pieces => 0', 'over => ''t'', pieces => 10001', 'pieces => 2', 'piece_pause => ''1 s''',
-	'over => ''t'', piece_pause => ''-1 s''', 'over => ''t'', atomic => false', 'over => ''t'', schedule => ''1 h''', 'over => ''gone''', 'over => 0']) AS args,
+	'over => ''t'', piece_pause => ''-1 s''', 'over => ''t'', atomic => false', 'over => ''gone''', 'over => 0']) AS args,
 	pg_temp.try(format('SELECT sabot.submit_job(''SELECT * FROM t'', %s)', args));
 SELECT count(*) FROM sabot.job_status WHERE finished_at IS NULL;
 -- A job that waits is checked when it starts, and so is every piece.

@@ -281,9 +281,56 @@ SELECT pg_temp.await('NOT EXISTS (SELECT FROM sabot.job)');
 SELECT sabot.submit_job('SELECT', name => 'graph', schedule => '1 day') AS job \gset
 SELECT pg_temp.run(:job) > 0 AS ran;
 SELECT sabot.cancel_job(:job) AS canceled;
+-- Spread over a table: each run is, with pieces of its own.
+CREATE TABLE wide (id int PRIMARY KEY, n int DEFAULT 0);
+INSERT INTO wide SELECT i FROM generate_series(1, 100) AS i;
+SELECT code, message FROM pg_temp.try($$SELECT sabot.submit_job('SELECT count(*) FROM wide', over => 'wide', schedule => '1 h')$$);
+SELECT sabot.submit_job('UPDATE wide SET n = n + 1', name => 'wide', schedule => '50 ms', over => 'wide', pieces => 4, timeout => '1 min') AS job \gset
+SELECT pg_temp.run(:job, 2) AS run \gset
+SELECT sabot.pause_job(:job) AS paused;
+SELECT pg_temp.await(format('NOT EXISTS (SELECT FROM sabot.job WHERE parent_id = %s)', :job));
+SELECT kind, name, state, row_count, timeout FROM sabot.job_task AS t JOIN sabot.job_history USING (job_id, kind, name, state, row_count) WHERE t.job_id = :run;
+SELECT count(*), min(kind), min(state), sum(row_count), min(timeout) FROM sabot.job_history WHERE parent_id = :run;
+SELECT n = (SELECT runs FROM sabot.schedule_status) AS each_once, count(*) FROM wide GROUP BY 1;
+-- Replaced, the next runs are spread otherwise, or not at all.
+SELECT sabot.submit_job('UPDATE wide SET n = -1', name => 'wide', schedule => '50 ms', over => 'wide', pieces => 2) = :job AS same;
+SELECT runs AS before FROM sabot.schedule_status \gset
+SELECT sabot.resume_job(:job) AS resumed;
+SELECT pg_temp.run(:job, :before + 1) AS run \gset
+SELECT sabot.submit_job('UPDATE wide SET n = 1 / 0', name => 'wide', schedule => '50 ms') = :job AS same;
+SELECT count(*), sum(row_count) FROM sabot.job_task WHERE parent_id = :run;
+SELECT pg_temp.await(format('(SELECT failures FROM sabot.schedule_status WHERE job_id = %s) > 0', :job));
+SELECT DISTINCT kind, state, error FROM sabot.job_task WHERE parent_id = :job AND finished_at IS NOT NULL ORDER BY 1, 2;
+-- A piece that fails, or a table that is gone, ends a run and not the schedule; cancel_job ends the run, too.
+SELECT sabot.submit_job('UPDATE wide SET n = 1 / (id - 100)', name => 'wide', schedule => '50 ms', over => 'wide', pieces => 4) = :job AS same;
+SELECT pg_temp.await(format('EXISTS (SELECT FROM sabot.job_task WHERE parent_id = %s AND kind = ''spread'' AND state = ''failed'')', :job));
+SELECT DISTINCT error FROM sabot.job_task WHERE parent_id = :job AND kind = 'spread' AND state = 'failed';
+DROP TABLE wide;
+SELECT pg_temp.await(format('EXISTS (SELECT FROM sabot.job_task WHERE parent_id = %s AND kind = ''spread'' AND sqlstate = ''42P01'')', :job));
+CREATE TABLE wide AS SELECT i AS id FROM generate_series(1, 100) AS i;
+ALTER TABLE wide ADD PRIMARY KEY (id);
+SELECT sabot.submit_job('SELECT id, pg_sleep(60) FROM wide', name => 'wide', schedule => '50 ms', over => 'wide', pieces => 4) = :job AS same;
+SELECT pg_temp.await(format('EXISTS (SELECT FROM sabot.job_task AS t JOIN sabot.job_task AS g ON t.parent_id = g.job_id WHERE g.parent_id = %s AND t.state = ''running'')', :job));
+SELECT run_id AS run FROM sabot.schedule_status \gset
+SELECT sabot.cancel_job(:job) AS canceled;
+SELECT pg_temp.finish(:job), pg_temp.finish(:run);
+SELECT pg_temp.await('NOT EXISTS (SELECT FROM sabot.job)');
+SELECT DISTINCT state FROM sabot.job_task WHERE parent_id = :run;
+SELECT sabot.purge('0') > 10 AS purged;
+SELECT (SELECT count(*) FROM sabot.job_history) AS jobs, (SELECT count(*) FROM sabot.job_spread) AS orders, (SELECT count(*) FROM sabot.job_piece) AS pieces;
+-- Of an open one the last run stays, with its pieces.
+SELECT sabot.submit_job('SELECT id FROM wide', name => 'wide', schedule => '50 ms', over => 'wide', pieces => 4) AS job \gset
+SELECT pg_temp.run(:job, 3) > 0 AS ran;
+SELECT sabot.pause_job(:job) AS paused;
+SELECT pg_temp.await(format('NOT EXISTS (SELECT FROM sabot.job WHERE parent_id = %s)', :job));
+SELECT sabot.purge('0') >= 10 AS purged;
+SELECT kind, count(*) FROM sabot.job_task GROUP BY 1 ORDER BY 1;
+SELECT (SELECT count(*) FROM sabot.job_spread) AS orders, (SELECT count(*) FROM sabot.job_piece) AS pieces;
+SELECT sabot.cancel_job(:job) AS canceled;
+SELECT sabot.purge('0') AS purged;
 -- Old runs go, but for the last one of a schedule that has not ended.
 SELECT sabot.submit_job('SELECT', name => 'purged', schedule => '50 ms') AS job \gset
-SELECT pg_temp.run(:job, 3) > 0 AS ran;
+SELECT pg_temp.run(:job, 4) > 0 AS ran;
 SELECT sabot.pause_job(:job) AS paused;
 SELECT pg_temp.await(format('NOT EXISTS (SELECT FROM sabot.job WHERE parent_id = %s)', :job));
 SELECT sabot.purge('0') > 2 AS purged;

@@ -680,7 +680,7 @@ sabot_submit_graph(PG_FUNCTION_ARGS)
 	check_commands(graph);
 	if (!PG_ARGISNULL(5))
 		PG_RETURN_INT64(sabot_schedule_submit(&s, PG_GETARG_TEXT_PP(5),
-											  PG_GETARG_JSONB_P(0)));
+											  PG_GETARG_JSONB_P(0), NULL));
 	graph_id = insert_graph(&s, &inserted);
 	if (inserted)
 		insert_tasks(&s, graph, graph_id);

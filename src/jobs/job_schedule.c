@@ -78,18 +78,22 @@ read_schedule(int64 job_id, Schedule *schedule)
 
 /*
  * insert_run - insert a run of a schedule that is fired now; returns its id
+ *
+ * If the schedule says so, the run is spread over a table.
  */
 static int64
 insert_run(int64 job_id, TimestampTz now)
 {
 	Oid			types[] = {INT8OID, TIMESTAMPTZOID};
 	Datum		values[] = {Int64GetDatum(job_id), TimestampTzGetDatum(now)};
+	int64		run_id;
 	int			n;
 
 	n = sabot_spi("INSERT INTO sabot.job (parent_id, kind, name, owner, owner_name, home,"
 				  " queue, priority, max_attempts, atomic, asked_atomic, keep_rows, submitted_at,"
 				  " run_after, retry_delay, timeout, command, params, settings, notify)"
-				  " SELECT job_id, 'run', name, owner, owner_name, home,"
+				  " SELECT job_id, CASE WHEN EXISTS (SELECT FROM sabot.job_spread p WHERE p.job_id = $1)"
+				  " THEN 'spread' ELSE 'run' END, name, owner, owner_name, home,"
 				  " queue, priority, max_attempts, asked_atomic, asked_atomic, keep_rows, $2,"
 				  " run_after, retry_delay, timeout, command, params, settings, notify"
 				  " FROM sabot.job WHERE job_id = $1"
@@ -97,7 +101,9 @@ insert_run(int64 job_id, TimestampTz now)
 				  2, types, values, NULL, 0);
 	if (n != 1)
 		elog(ERROR, "schedule " INT64_FORMAT " is gone", job_id);
-	return sabot_job_push_rows(n)[0];
+	run_id = sabot_job_push_rows(n)[0];
+	sabot_spread_copy_order(job_id, run_id);
+	return run_id;
 }
 
 /*

@@ -42,6 +42,7 @@ typedef struct Replacement
 	HeapTuple	row;			/* as of a new one */
 	text	   *schedule;
 	Jsonb	   *graph;			/* or NULL */
+	SabotSpreadOrder *order;	/* or NULL */
 	TimestampTz first_due;
 	bool		has_first_due;	/* it was asked for */
 } Replacement;
@@ -145,7 +146,7 @@ find_named(Oid owner, const char *name)
  */
 static void
 insert_schedule(int64 job_id, text *schedule, TimestampTz first_due,
-				Jsonb *graph)
+				Jsonb *graph, SabotSpreadOrder *order)
 {
 	Oid			types[] = {INT8OID, TEXTOID, TIMESTAMPTZOID, JSONBOID};
 	Datum		values[] = {Int64GetDatum(job_id), PointerGetDatum(schedule),
@@ -157,6 +158,8 @@ insert_schedule(int64 job_id, text *schedule, TimestampTz first_due,
 	sabot_spi("INSERT INTO sabot.job_schedule (job_id, schedule, first_due, graph)"
 			  " VALUES ($1, $2, $3, $4)",
 			  4, types, values, graph == NULL ? "   n" : NULL, 0);
+	if (order != NULL)
+		sabot_spread_write_order(job_id, order);
 	sabot_own_end(&own);
 	SPI_finish();
 }
@@ -196,6 +199,7 @@ update_schedule(int64 job_id, const Replacement *r, TimestampTz first_due)
 			  " first_due = coalesce($3, first_due), graph = $4"
 			  " WHERE job_id = $1",
 			  4, types, values, nulls, 0);
+	sabot_spread_write_order(job_id, r->order);
 }
 
 /*
@@ -287,10 +291,11 @@ apply_replacement(int64 job_id, void *arg)
  */
 static void
 replace_at_commit(int64 job_id, const SabotSubmission *s, text *schedule,
-				  TimestampTz first_due, bool has_first_due, Jsonb *graph)
+				  TimestampTz first_due, bool has_first_due, Jsonb *graph,
+				  const SabotSpreadOrder *order)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-	Replacement *r = palloc(sizeof(Replacement));
+	Replacement *r = palloc0(sizeof(Replacement));
 	Relation	rel = table_open(sabot_catalog(false)->job, RowExclusiveLock);
 	Datum		values[JOB_NCOLUMNS];
 	bool		isnull[JOB_NCOLUMNS];
@@ -301,6 +306,11 @@ replace_at_commit(int64 job_id, const SabotSubmission *s, text *schedule,
 	r->row = heap_form_tuple(RelationGetDescr(rel), values, isnull);
 	r->schedule = DatumGetTextPCopy(PointerGetDatum(schedule));
 	r->graph = graph ? DatumGetJsonbPCopy(JsonbPGetDatum(graph)) : NULL;
+	if (order != NULL)
+	{
+		r->order = palloc(sizeof(SabotSpreadOrder));
+		*r->order = *order;
+	}
 	r->first_due = first_due;
 	r->has_first_due = has_first_due;
 	table_close(rel, NoLock);
@@ -312,12 +322,14 @@ replace_at_commit(int64 job_id, const SabotSubmission *s, text *schedule,
  * sabot_schedule_submit - submit a schedule, or replace the one with its name;
  * returns its id
  *
- * s tells of its runs; graph are their tasks if they are graphs, else NULL.
+ * s tells of its runs; graph are their tasks if they are graphs, order what
+ * they are spread over if they are, else NULL.
  * Raises 22023 for a schedule that makes no sense, or never has a run, and for
  * options that cannot be combined with one.
  */
 int64
-sabot_schedule_submit(SabotSubmission *s, text *schedule, Jsonb *graph)
+sabot_schedule_submit(SabotSubmission *s, text *schedule, Jsonb *graph,
+					  SabotSpreadOrder *order)
 {
 	bool		has_first_due = s->nulls[P_RUN_AFTER] == ' ';
 	TimestampTz first_due = first_due_of(s);
@@ -339,14 +351,15 @@ sabot_schedule_submit(SabotSubmission *s, text *schedule, Jsonb *graph)
 							TextDatumGetCString(s->values[P_NAME]));
 	if (job_id != 0)
 	{
-		replace_at_commit(job_id, s, schedule, first_due, has_first_due, graph);
+		replace_at_commit(job_id, s, schedule, first_due, has_first_due, graph,
+						  order);
 		ereport(NOTICE,
 				(errmsg("schedule \"%s\" exists and is replaced: job " INT64_FORMAT,
 						TextDatumGetCString(s->values[P_NAME]), job_id)));
 		return job_id;
 	}
 	job_id = sabot_submission_insert(s);
-	insert_schedule(job_id, schedule, first_due, graph);
+	insert_schedule(job_id, schedule, first_due, graph, order);
 	return job_id;
 }
 

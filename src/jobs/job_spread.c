@@ -46,8 +46,7 @@
 /* Arguments of submit_job() */
 enum
 {
-	ARG_SCHEDULE = 7,
-	ARG_OVER,
+	ARG_OVER = 8,
 	ARG_PIECES,
 	ARG_PIECE_PAUSE
 };
@@ -60,11 +59,6 @@ check_options(const SabotSubmission *s, FunctionCallInfo fcinfo)
 {
 	int			pieces = PG_ARGISNULL(ARG_PIECES) ? 1 : PG_GETARG_INT32(ARG_PIECES);
 
-	if (!PG_ARGISNULL(ARG_SCHEDULE))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a job that has a schedule cannot be spread over a table"),
-				 errhint("Schedule a command that submits one.")));
 	if (PG_ARGISNULL(ARG_OVER))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -114,57 +108,112 @@ check_command(const SabotSubmission *s, Oid relation)
 }
 
 /*
- * sabot_submission_spread - whether a call of submit_job() submits a job that
- * is spread over a table; checks its options and its command
+ * sabot_submission_spread - what a call of submit_job() says of a table that
+ * the job, or each run of the schedule, is to be spread over; NULL if nothing
  *
- * A job that waits for others, or for its time, is checked when it starts: what
- * it needs may not be there yet.  The other options and the command are in the
- * submission.  Raises what check_options() and sabot_spread_check_command()
- * raise.
+ * Checks the options and the command.  A job that waits for others, or for its
+ * time, is checked when it starts: what it needs may not be there yet.  The
+ * other options and the command are in the submission, where the timeout,
+ * which is that of a piece, is taken out.  Raises what check_options() and
+ * sabot_spread_check_command() raise.
  */
-bool
+SabotSpreadOrder *
 sabot_submission_spread(SabotSubmission *s, FunctionCallInfo fcinfo)
 {
+	SabotSpreadOrder *order;
+
 	if (PG_ARGISNULL(ARG_OVER) && PG_ARGISNULL(ARG_PIECES) &&
 		PG_ARGISNULL(ARG_PIECE_PAUSE))
-		return false;
+		return NULL;
 	check_options(s, fcinfo);
 	if (s->state == SABOT_JOB_QUEUED)
 		check_command(s, PG_GETARG_OID(ARG_OVER));
-	return true;
+	order = palloc0(sizeof(SabotSpreadOrder));
+	order->relation = PG_GETARG_OID(ARG_OVER);
+	order->pieces = PG_ARGISNULL(ARG_PIECES) ? 0 : PG_GETARG_INT32(ARG_PIECES);
+	order->has_pause = !PG_ARGISNULL(ARG_PIECE_PAUSE);
+	if (order->has_pause)
+		order->piece_pause = *PG_GETARG_INTERVAL_P(ARG_PIECE_PAUSE);
+	order->has_timeout = s->nulls[P_TIMEOUT] == ' ';
+	if (order->has_timeout)
+		order->timeout = *DatumGetIntervalP(s->values[P_TIMEOUT]);
+	s->nulls[P_TIMEOUT] = 'n';
+	sabot_submission_set(s, P_ATOMIC, BoolGetDatum(true));
+	return order;
+}
+
+/*
+ * sabot_spread_write_order - write what a job, or each run of a schedule, is to
+ * be spread over, in the place of what was said before; with NULL there is
+ * none
+ *
+ * Between sabot_own_begin() and sabot_own_end(), SPI connected.
+ */
+void
+sabot_spread_write_order(int64 job_id, SabotSpreadOrder *order)
+{
+	Oid			types[] = {INT8OID, REGCLASSOID, INT4OID, INTERVALOID, INTERVALOID};
+	Datum		values[] = {Int64GetDatum(job_id), 0, 0, 0, 0};
+	char		nulls[] = "     ";
+
+	if (order == NULL)
+	{
+		sabot_spi("DELETE FROM sabot.job_spread WHERE job_id = $1",
+				  1, types, values, NULL, 0);
+		return;
+	}
+	values[1] = ObjectIdGetDatum(order->relation);
+	values[2] = Int32GetDatum(order->pieces);
+	nulls[2] = order->pieces > 0 ? ' ' : 'n';
+	values[3] = IntervalPGetDatum(&order->piece_pause);
+	nulls[3] = order->has_pause ? ' ' : 'n';
+	values[4] = IntervalPGetDatum(&order->timeout);
+	nulls[4] = order->has_timeout ? ' ' : 'n';
+	sabot_spi("INSERT INTO sabot.job_spread (job_id, relation, pieces, piece_pause, timeout)"
+			  " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (job_id) DO UPDATE"
+			  " SET relation = $2, pieces = $3, piece_pause = $4, timeout = $5",
+			  5, types, values, nulls, 0);
+}
+
+/*
+ * sabot_spread_copy_order - have a run be spread as its schedule says, if that
+ * says anything of it
+ *
+ * Between sabot_own_begin() and sabot_own_end(), SPI connected.
+ */
+void
+sabot_spread_copy_order(int64 schedule_id, int64 run_id)
+{
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(schedule_id), Int64GetDatum(run_id)};
+
+	sabot_spi("INSERT INTO sabot.job_spread (job_id, relation, pieces, piece_pause, timeout)"
+			  " SELECT $2, relation, pieces, piece_pause, timeout"
+			  " FROM sabot.job_spread WHERE job_id = $1",
+			  2, types, values, NULL, 0);
 }
 
 /*
  * sabot_submission_insert_spread - insert a job that is spread over a table, or
  * find the unfinished one with its dedup_key; returns its id
- *
- * The timeout is that of a piece, and none of the whole.
  */
 int64
-sabot_submission_insert_spread(SabotSubmission *s, FunctionCallInfo fcinfo)
+sabot_submission_insert_spread(SabotSubmission *s, SabotSpreadOrder *order)
 {
-	Oid			types[] = {INT8OID, REGCLASSOID, INT4OID, INTERVALOID, INTERVALOID};
-	Datum		values[] = {0, PG_GETARG_DATUM(ARG_OVER),
-		PG_GETARG_DATUM(ARG_PIECES), PG_GETARG_DATUM(ARG_PIECE_PAUSE),
-	s->values[P_TIMEOUT]};
-	char		nulls[] = {' ', ' ', PG_ARGISNULL(ARG_PIECES) ? 'n' : ' ',
-	PG_ARGISNULL(ARG_PIECE_PAUSE) ? 'n' : ' ', s->nulls[P_TIMEOUT], '\0'};
 	SabotOwn	own;
 	bool		inserted;
+	int64		job_id;
 
-	s->nulls[P_TIMEOUT] = 'n';
 	sabot_submission_set(s, P_KIND, CStringGetTextDatum("spread"));
-	sabot_submission_set(s, P_ATOMIC, BoolGetDatum(true));
-	values[0] = Int64GetDatum(sabot_submission_insert_once(s, &inserted));
+	job_id = sabot_submission_insert_once(s, &inserted);
 	if (!inserted)
-		return DatumGetInt64(values[0]);
+		return job_id;
 	SPI_connect();
 	sabot_own_begin(&own);
-	sabot_spi("INSERT INTO sabot.job_spread (job_id, relation, pieces, piece_pause, timeout)"
-			  " VALUES ($1, $2, $3, $4, $5)", 5, types, values, nulls, 0);
+	sabot_spread_write_order(job_id, order);
 	sabot_own_end(&own);
 	SPI_finish();
-	return DatumGetInt64(values[0]);
+	return job_id;
 }
 
 /*

@@ -274,7 +274,7 @@ sabot_submit_job(PG_FUNCTION_ARGS)
 	SabotSubmission s;
 	Jsonb	   *params = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
 	bool		inserted;
-	bool		spread;
+	SabotSpreadOrder *spread;
 
 	sabot_submission_begin(&s, "sabot.submit_job()");
 	sabot_submission_identity(&s, fcinfo, 2, 3, 4);
@@ -291,9 +291,10 @@ sabot_submit_job(PG_FUNCTION_ARGS)
 	sabot_submission_set_arg(&s, P_PARAMS, fcinfo, 1);
 	spread = sabot_submission_spread(&s, fcinfo);
 	if (!PG_ARGISNULL(7))
-		PG_RETURN_INT64(sabot_schedule_submit(&s, PG_GETARG_TEXT_PP(7), NULL));
-	if (spread)
-		PG_RETURN_INT64(sabot_submission_insert_spread(&s, fcinfo));
+		PG_RETURN_INT64(sabot_schedule_submit(&s, PG_GETARG_TEXT_PP(7), NULL,
+											  spread));
+	if (spread != NULL)
+		PG_RETURN_INT64(sabot_submission_insert_spread(&s, spread));
 	PG_RETURN_INT64(sabot_submission_insert_once(&s, &inserted));
 }
 

@@ -59,6 +59,17 @@ typedef struct SabotSubmission
 	char	   *skip_reason;	/* why they are not to run at all, or NULL */
 } SabotSubmission;
 
+/* What a job, or each run of a schedule, is to be spread over. */
+typedef struct SabotSpreadOrder
+{
+	Oid			relation;
+	int			pieces;			/* 0 = as suits the table */
+	bool		has_pause;
+	Interval	piece_pause;
+	bool		has_timeout;
+	Interval	timeout;		/* of each piece */
+} SabotSpreadOrder;
+
 /* in job_submission.c */
 extern void sabot_submission_begin(SabotSubmission *s, const char *function);
 extern void sabot_submission_set(SabotSubmission *s, SabotSubmitParam p,
@@ -97,14 +108,16 @@ extern int64 sabot_submission_insert_once(SabotSubmission *s, bool *inserted);
 
 /* in job_schedule_submit.c, job_graph.c */
 extern int64 sabot_schedule_submit(SabotSubmission *s, text *schedule,
-								   Jsonb *graph);
+								   Jsonb *graph, SabotSpreadOrder *order);
 extern int64 sabot_graph_insert_run(SabotSubmission *s, Jsonb *json);
 
 /* in job_spread.c */
-extern bool sabot_submission_spread(SabotSubmission *s,
-									FunctionCallInfo fcinfo);
+extern SabotSpreadOrder *sabot_submission_spread(SabotSubmission *s,
+												 FunctionCallInfo fcinfo);
 extern int64 sabot_submission_insert_spread(SabotSubmission *s,
-											FunctionCallInfo fcinfo);
+											SabotSpreadOrder *order);
+extern void sabot_spread_write_order(int64 job_id, SabotSpreadOrder *order);
+extern void sabot_spread_copy_order(int64 schedule_id, int64 run_id);
 
 /* in job_depend_submit.c */
 extern void sabot_submission_depends_on(SabotSubmission *s, ArrayType *jobs);
