@@ -49,6 +49,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -555,12 +556,16 @@ write_rows(void)
 	MemoryContext context;
 	MemoryContext old;
 	int			first = nrows;
+	bool		needs_snapshot = !HaveRegisteredOrActiveSnapshot();
 
 	while (first > 0 && rows[first - 1].subid == subid)
 		first--;
 	if (first == nrows)
 		return;
 	number_rows();
+	/* What is too long for a row is not to be put aside without one. */
+	if (needs_snapshot)
+		PushActiveSnapshot(GetTransactionSnapshot());
 	context = AllocSetContextCreate(CurrentMemoryContext, "sabot write",
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
@@ -576,6 +581,8 @@ write_rows(void)
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
+	if (needs_snapshot)
+		PopActiveSnapshot();
 	for (int i = first; i < nrows; i++)
 	{
 		nbytes -= rows[i].tuple->t_len;
