@@ -40,6 +40,7 @@
 #include "utils/memutils.h"
 #include "utils/pidfile.h"
 #include "utils/portal.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -302,6 +303,27 @@ sabot_agent_reset_identity(void)
 }
 
 /*
+ * drop_temporary - drop what the session has created in its temporary schema
+ *
+ * Catalogs may keep parts of their rows outside of them: to delete those takes
+ * a snapshot.  Most sessions have no such schema, and need none.
+ */
+static void
+drop_temporary(void)
+{
+	Oid			temporary;
+	Oid			toast;
+
+	GetTempNamespaceState(&temporary, &toast);
+	if (!OidIsValid(temporary))
+		return;
+	XactIsoLevel = XACT_READ_COMMITTED; /* waits for no safe snapshot */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ResetTempTableNamespace();
+	PopActiveSnapshot();
+}
+
+/*
  * sabot_agent_reset_session - make the session as clean as after its start
  *
  * Does what DISCARD ALL does but for cached plans.  To be called outside of a
@@ -317,7 +339,7 @@ sabot_agent_reset_session(void)
 	DropAllPreparedStatements();
 	Async_UnlistenAll();
 	LockReleaseAll(USER_LOCKMETHOD, true);
-	ResetTempTableNamespace();
+	drop_temporary();
 	ResetSequenceCaches();
 	CommitTransactionCommand();
 }
