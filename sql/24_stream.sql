@@ -359,6 +359,46 @@ SELECT pg_temp.await($$EXISTS (SELECT FROM st.seen WHERE id = 81)$$);
 COMMIT PREPARED 'stream';
 SELECT pg_temp.await($$EXISTS (SELECT FROM st.seen WHERE id = 80)$$);
 SELECT pg_temp.idle(:given);
+-- an event trigger writes into a table whose columns change, also when sabot creates the table for the new ones
+CREATE TABLE st.audit (tag text);
+SELECT sabot.submit_stream('st.audit', 'INSERT INTO st.seen (id, op) SELECT tag::int, sabot_op FROM batch') AS audit \gset
+TRUNCATE st.seen;
+CREATE FUNCTION st.note_command() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE 'INSERT INTO st.audit VALUES (''101'')';
+END $$;
+CREATE EVENT TRIGGER stream_note_command ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE') EXECUTE FUNCTION st.note_command();
+SELECT * FROM pg_temp.try('ALTER TABLE st.audit ALTER tag TYPE int USING tag::int');
+CREATE OR REPLACE FUNCTION st.note_command() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE schema_name = 'sabot') THEN
+		EXECUTE 'INSERT INTO st.audit VALUES (''102'')';
+	END IF;
+END $$;
+SET client_min_messages = warning;
+ALTER TABLE st.audit ALTER tag TYPE int USING tag::int;
+RESET client_min_messages;
+DROP EVENT TRIGGER stream_note_command;
+INSERT INTO st.audit VALUES (103);
+SELECT pg_temp.idle(:audit);
+SELECT id, op FROM st.seen ORDER BY id;
+-- what a session knows of a table is replaced, not added to, when that changes
+CREATE PROCEDURE st.write_and_change(n int) LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1 .. n LOOP
+		INSERT INTO st.audit VALUES (i);
+		ALTER TABLE st.audit SET (fillfactor = 90);
+		COMMIT;
+	END LOOP;
+END $$;
+CREATE FUNCTION st.cache_bytes() RETURNS bigint LANGUAGE sql AS
+	'SELECT sum(used_bytes)::bigint FROM pg_backend_memory_contexts WHERE name = ''CacheMemoryContext''';
+CALL st.write_and_change(20);
+SELECT st.cache_bytes() > 0 AS warm;
+SELECT st.cache_bytes() AS before \gset
+CALL st.write_and_change(300);
+SELECT st.cache_bytes() - :before < 50000 AS flat;
+SELECT sabot.cancel_job(:audit);
 -- everything goes with the owner's things
 SELECT sabot.cancel_job(:given);
 DROP SCHEMA st CASCADE;

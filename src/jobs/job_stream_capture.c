@@ -75,6 +75,7 @@ typedef struct Target
 		int64		job_id;
 	}			key;			/* hash key, must be first */
 	bool		valid;
+	bool		filling;		/* somebody is finding out what follows */
 	Oid			table;			/* of captured rows, InvalidOid if none */
 	TupleDesc	desc;			/* its columns */
 	AttrNumber *source;			/* where in the row each comes from, from 0 */
@@ -180,6 +181,21 @@ sabot_capture_reads(int64 job_id, Relation rel)
 }
 
 /*
+ * clear_target - forget where the rows of a table went
+ */
+static void
+clear_target(Target *target)
+{
+	if (target->desc != NULL)
+		FreeTupleDesc(target->desc);
+	if (target->source != NULL)
+		pfree(target->source);
+	target->table = InvalidOid;
+	target->desc = NULL;
+	target->source = NULL;
+}
+
+/*
  * fill_target - find out where the rows of a table go
  */
 static void
@@ -188,14 +204,15 @@ fill_target(Target *target, Relation rel)
 	Relation	capture;
 	MemoryContext old;
 	bool		was_missing = target->desc == NULL && target->source != NULL;
+	Oid			table = sabot_capture_reads(target->key.job_id, rel) ?
+	sabot_capture_follow(target->key.job_id, rel) : InvalidOid;
 
-	target->table = sabot_capture_reads(target->key.job_id, rel) ?
-		sabot_capture_follow(target->key.job_id, rel) : InvalidOid;
-	if (!OidIsValid(target->table))
+	clear_target(target);
+	target->table = table;
+	if (!OidIsValid(table))
 	{
 		if (!was_missing)
 			warn_missing(rel, target->key.job_id);
-		target->desc = NULL;
 		target->source = MemoryContextAllocZero(CacheMemoryContext,
 												sizeof(AttrNumber));
 		return;
@@ -213,6 +230,10 @@ fill_target(Target *target, Relation rel)
 
 /*
  * find_target - where the rows of a table go
+ *
+ * To find that out may take a new table, and an event trigger that sees this
+ * created may come here in the middle of it.  What is known then is of columns
+ * that are no more: it has to find out for itself.
  */
 static Target *
 find_target(Relation rel, const Trigger *trigger)
@@ -220,6 +241,8 @@ find_target(Relation rel, const Trigger *trigger)
 	Target		key = {0};
 	Target	   *target;
 	bool		found;
+	bool		nested;
+	bool		done;
 
 	if (targets == NULL)
 	{
@@ -237,15 +260,16 @@ find_target(Relation rel, const Trigger *trigger)
 	target = hash_search(targets, &key.key, HASH_ENTER, &found);
 	if (!found)
 	{
-		target->valid = false;
+		target->valid = target->filling = false;
 		target->table = InvalidOid;
 		target->desc = NULL;
 		target->source = NULL;
 	}
-	while (!target->valid)
+	nested = target->filling;
+	for (done = target->valid && !nested; !done; done = target->valid)
 	{
 		/* What happens meanwhile makes it invalid again. */
-		target->valid = true;
+		target->valid = target->filling = true;
 		PG_TRY();
 		{
 			fill_target(target, rel);
@@ -253,9 +277,11 @@ find_target(Relation rel, const Trigger *trigger)
 		PG_CATCH();
 		{
 			target->valid = false;
+			target->filling = nested;
 			PG_RE_THROW();
 		}
 		PG_END_TRY();
+		target->filling = nested;
 	}
 	return target;
 }

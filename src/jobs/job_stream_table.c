@@ -530,6 +530,48 @@ last_part_fits(int64 job_id, Relation source, int *part, Oid *table)
 }
 
 /*
+ * create_next_part - create the table for rows with the columns that a source
+ * has now, after a part; returns its OID
+ *
+ * The server tells event triggers of it.  One that writes into the source on
+ * that occasion writes a row for which there is no table yet: 55006.
+ */
+static Oid
+create_next_part(int64 job_id, int part, Relation source)
+{
+	static int64 creating_for = 0;
+	int64		outer = creating_for;
+	Oid			table = InvalidOid;
+	SabotOwn	own;
+
+	if (creating_for == job_id)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot write into \"%s\" while the table for its captured rows is created",
+						RelationGetRelationName(source)),
+				 errhint("Have event triggers pass over commands in schema \"sabot\".")));
+	SPI_connect();
+	PushActiveSnapshot(GetLatestSnapshot());
+	sabot_own_begin(&own);
+	creating_for = job_id;
+	PG_TRY();
+	{
+		table = create_part(job_id, part + 1, RelationGetDescr(source));
+	}
+	PG_FINALLY();
+	{
+		creating_for = outer;
+	}
+	PG_END_TRY();
+	sabot_capture_note(job_id, "columns changed",
+					   "Rows written before keep the columns they were written with, and are handed over first.");
+	sabot_own_end(&own);
+	PopActiveSnapshot();
+	SPI_finish();
+	return table;
+}
+
+/*
  * sabot_capture_follow - the table that takes the rows of a source now, or
  * InvalidOid if there is no such capture
  *
@@ -539,7 +581,6 @@ last_part_fits(int64 job_id, Relation source, int *part, Oid *table)
 Oid
 sabot_capture_follow(int64 job_id, Relation source)
 {
-	SabotOwn	own;
 	int			part;
 	Oid			table;
 
@@ -550,15 +591,7 @@ sabot_capture_follow(int64 job_id, Relation source)
 	if (last_part_fits(job_id, source, &part, &table) || !OidIsValid(table))
 		return table;
 
-	SPI_connect();
-	PushActiveSnapshot(GetLatestSnapshot());
-	sabot_own_begin(&own);
-	table = create_part(job_id, part + 1, RelationGetDescr(source));
-	sabot_capture_note(job_id, "columns changed",
-					   "Rows written before keep the columns they were written with, and are handed over first.");
-	sabot_own_end(&own);
-	PopActiveSnapshot();
-	SPI_finish();
+	table = create_next_part(job_id, part, source);
 	/* The old one is to be dropped when it is empty. */
 	sabot_capture_touch(job_id);
 	ereport(NOTICE,
