@@ -115,10 +115,11 @@ sabot_job_obey_signal(int64 job_id)
 	if (asked)
 	{
 		reason = signal_of_row();
-		/* It may run now, begun before the request could be seen. */
-		if (!sabot_pool_interrupt(MyDatabaseId, job_id, reason) &&
-			!sabot_job_interrupt_row(job_id, reason))
+		if (!sabot_job_interrupt_row(job_id, reason))
 			(void) sabot_job_take_signal(job_id);
+		/* It runs, begun before the request could be seen. */
+		else if (!sabot_pool_interrupt(MyDatabaseId, job_id, reason))
+			sabot_pool_request_probe(MyDatabaseId);
 	}
 	sabot_own_commit_transaction(&own);
 	return asked;

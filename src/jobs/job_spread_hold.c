@@ -112,12 +112,20 @@ publish(int64 job_id, const char *snapshot)
  * is_over - whether the holder of a job's snapshot is not needed anymore
  *
  * Raises 57014 if it is to go all the same, 53000 if it is in the way of all
- * pieces.
+ * pieces.  Who pauses the job does that himself, unless he could not see the
+ * pieces yet: then the request is left, and a prober sees to it.  *paused tells
+ * that one was sent for.
  */
 static bool
-is_over(Relation rel, int64 job_id)
+is_over(Relation rel, int64 job_id, bool *paused)
 {
 	SabotInterrupt interrupt = sabot_agent_interrupted();
+
+	if (interrupt == SABOT_INTERRUPT_PAUSE && !*paused)
+	{
+		*paused = true;
+		sabot_pool_request_probe(MyDatabaseId);
+	}
 
 	if (sabot_row_children(rel, job_id) == SABOT_ROW_GONE ||
 		interrupt == SABOT_INTERRUPT_CANCEL)
@@ -143,11 +151,12 @@ static void
 wait_for_pieces(int64 job_id)
 {
 	Relation	rel = table_open(sabot_catalog(false)->job, AccessShareLock);
+	bool		paused = false;
 
 	sabot_waiter_begin(job_id);
 	PG_TRY();
 	{
-		while (!is_over(rel, job_id))
+		while (!is_over(rel, job_id, &paused))
 		{
 			CHECK_FOR_INTERRUPTS();
 			(void) WaitLatch(MyLatch,

@@ -138,6 +138,32 @@ SQL
 	ends($node, $job, 'completed', 'dependent: it is not paused');
 }
 
+# A job is paused as its agent has just made its pieces, which who pauses it
+# could not see.
+{
+	my ($locker, $signals, $holder) = map { user_session($node) } 1 .. 3;
+	$holder->query_safe('SELECT pg_advisory_lock(1)');
+	my $job = submit($node,
+		'INSERT INTO seen SELECT id FROM heap, pg_advisory_xact_lock_shared(1) WHERE id <= 2',
+		args => q{over => 'heap', pieces => 4, run_after => 'infinity'});
+	$locker->query_safe('BEGIN; LOCK TABLE heap');
+	sql($node, "SELECT sabot.pause_job($job); UPDATE sabot.job SET run_after = NULL WHERE job_id = $job");
+	sql($node, "SELECT sabot.resume_job($job)");
+	running($node, $job);
+	$signals->query_safe('BEGIN; LOCK TABLE sabot.job_signal IN SHARE MODE');
+	my ($owner, $pid) = begin_query("SELECT sabot.pause_job($job)");
+	waits($pid, 'relation', 'pieces: pause is about to be asked for');
+	$locker->query_safe('COMMIT');
+	poll($node, "SELECT count(*) FROM sabot.job_task WHERE parent_id = $job", '4', 'pieces: there they are');
+	$signals->query_safe('COMMIT');
+	poll($node, "SELECT string_agg(DISTINCT state::text, ' ') FROM sabot.job WHERE parent_id = $job",
+		'paused', 'pieces: they are paused');
+	$holder->query_safe('SELECT pg_advisory_unlock(1)');
+	is(sql($node, "SELECT sabot.resume_job($job)"), 't', 'pieces: resumed');
+	ends($node, $job, 'completed', 'pieces: completed');
+	$_->quit foreach $owner, $signals, $locker, $holder;
+}
+
 # ... and so is one that a prober has seen, before it comes to that.
 {
 	my ($first, $second) = map { submit($node, 'SELECT 1', args => q{run_after => 'infinity'}) } 1 .. 2;
