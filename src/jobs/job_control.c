@@ -276,6 +276,8 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 	sabot_own_begin(&own);
 	/* In the order of an agent that obeys: if one does just now, it pauses. */
 	taken_back = sabot_job_take_back_pause(job_id);
+	if (taken_back)
+		sabot_pending_take_back(job_id);
 	if (found.is_graph || found.is_schedule || found.waits)
 	{
 		/* Who ends what it waits for must not have to wait for us. */

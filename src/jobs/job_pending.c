@@ -36,6 +36,7 @@ typedef enum PendingKind
 	PENDING_SETTLE,				/* a job waits for others from now on */
 	PENDING_WAKEUP,				/* a job has ended or changed */
 	PENDING_CALL,				/* whatever else is to be done to a job */
+	PENDING_SIGNAL,				/* a request is taken back */
 	PENDING_QUEUE				/* a queue's settings changed */
 } PendingKind;
 
@@ -62,6 +63,9 @@ typedef struct Pending
 static Pending *pending = NULL;
 static int	npending = 0;
 static int	maxpending = 0;
+
+/* For what is pending, rows of jobs are being written that others look at. */
+static bool writing = false;
 
 /*
  * add_pending - room for one more effect of the current subtransaction
@@ -167,6 +171,17 @@ sabot_pending_wakeup(int64 job_id)
 }
 
 /*
+ * sabot_pending_take_back - a request to a job is being taken back
+ *
+ * Who is to obey it passes it over from now on.
+ */
+void
+sabot_pending_take_back(int64 job_id)
+{
+	add_pending(PENDING_SIGNAL)->job_id = job_id;
+}
+
+/*
  * sabot_pending_call - have a function change a job's row when this commits
  *
  * arg must live until then.
@@ -229,6 +244,9 @@ change_rows(int n)
 	int64		job_id = pending[n].job_id;
 	bool		signaled;
 
+	writing |= pending[n].kind == PENDING_RESUME ||
+		pending[n].kind == PENDING_CALL ||
+		pending[n].kind == PENDING_INTERRUPT;
 	if (pending[n].kind == PENDING_RESUME)
 		sabot_job_resume_waiting(job_id);
 	else if (pending[n].kind == PENDING_CALL)
@@ -341,6 +359,23 @@ after_commit(void)
 }
 
 /*
+ * give_up - what is pending from one item on is rolled back
+ *
+ * Others pass over what somebody is about to change, as he will tell of it.  If
+ * he does not change it after all a prober looks for it.  passed_over tells
+ * that there may be something, requests aside.
+ */
+static void
+give_up(int first, bool passed_over)
+{
+	for (int i = first; i < npending && !passed_over; i++)
+		passed_over = pending[i].kind == PENDING_SIGNAL;
+	if (passed_over && !sabot_jobs_probing())
+		sabot_pool_request_probe(MyDatabaseId);
+	npending = first;
+}
+
+/*
  * refuse_prepare - interrupts cannot wait for COMMIT PREPARED
  */
 static void
@@ -350,6 +385,7 @@ refuse_prepare(void)
 		if (pending[i].kind == PENDING_INTERRUPT ||
 			pending[i].kind == PENDING_RESUME ||
 			pending[i].kind == PENDING_CALL ||
+			pending[i].kind == PENDING_SIGNAL ||
 			pending[i].kind == PENDING_QUEUE)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -378,6 +414,9 @@ end_of_transaction(XactEvent event, void *arg)
 			sabot_count_end(true);
 			break;
 		case XACT_EVENT_ABORT:
+			give_up(0, writing);
+			sabot_count_end(false);
+			break;
 		case XACT_EVENT_PREPARE:
 			sabot_count_end(false);
 			break;
@@ -387,6 +426,7 @@ end_of_transaction(XactEvent event, void *arg)
 	/* The memory goes with the transaction. */
 	pending = NULL;
 	npending = 0;
+	writing = false;
 }
 
 /*
@@ -400,8 +440,11 @@ end_of_subtransaction(SubXactEvent event, SubTransactionId subid,
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
-		while (npending > 0 && pending[npending - 1].subid == subid)
-			npending--;
+		int			first = npending;
+
+		while (first > 0 && pending[first - 1].subid == subid)
+			first--;
+		give_up(first, false);
 	}
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{

@@ -396,6 +396,7 @@ extern void sabot_pending_queue(const char *queue, bool paused,
 extern void sabot_pending_settle(int64 job_id);
 extern void sabot_pending_signal(int64 job_id, SabotInterrupt reason);
 extern void sabot_pending_resume(int64 job_id);
+extern void sabot_pending_take_back(int64 job_id);
 extern void sabot_pending_wakeup(int64 job_id);
 extern void sabot_pending_call(int64 job_id,
 							   void (*apply) (int64 job_id, void *arg),

@@ -99,6 +99,30 @@ SQL
 	sql($node, 'TRUNCATE seen');
 }
 
+# What was passed over because somebody was about to end it is looked for when
+# he does not: a stream whose agent was told of rows meanwhile.
+{
+	my $job = stream('INSERT INTO seen SELECT id FROM batch');
+	sql($node, 'TRUNCATE seen; INSERT INTO source VALUES (1)');
+	poll($node, "SELECT sabot.job_state($job), count(*) FROM seen", 'blocked|1', 'given up: stream is idle');
+	my ($first, $second) = map { user_session($node) } 1 .. 2;
+	$_->query_safe('BEGIN; INSERT INTO source VALUES (2)') foreach $first, $second;
+	my ($owner, $pid) = begin_query("SELECT sabot.cancel_job($job)");
+	waits($pid, 'relation', 'given up: cancel waits for those who have written');
+	my $looks = 'SELECT sum(jobs_done) FROM sabot.agent_status';
+	my $before = sql($node, $looks);
+	$first->query_safe('COMMIT');
+	poll($node, "SELECT ($looks) > $before", 't', 'given up: an agent was told, and has looked');
+	sql($node, "SELECT pg_cancel_backend($pid)");
+	poll($node, 'SELECT count(*) FROM seen', '2', 'given up: rows are handed over');
+	$second->query_safe('COMMIT');
+	poll($node, 'SELECT count(*) FROM seen', '3', 'given up: those of the next one, too');
+	$_->quit foreach $first, $second, $owner;
+	sql($node, "SELECT sabot.cancel_job($job)");
+	ends($node, $job, 'canceled', 'given up: canceled');
+	sql($node, 'TRUNCATE seen');
+}
+
 # A pause that a running job has not come to is taken back.
 {
 	close_gate();
