@@ -419,15 +419,16 @@ sabot_retry_job(PG_FUNCTION_ARGS)
  * from another database; returns how many
  *
  * Their owners are looked up by name.  The time of graphs is counted anew, as
- * that of resumed ones.  Jobs of roles that do not exist here
- * stay as they are, with a WARNING.  Only for the extension's owner and roles
- * with EXECUTE.
+ * that of resumed ones.  Jobs of roles that do not exist here, and those whose
+ * dedup_key or, of a schedule, name an unfinished job has here, stay as they
+ * are with their children, with a WARNING.  Only for the extension's owner and
+ * roles with EXECUTE.
  */
 Datum
 sabot_adopt_jobs(PG_FUNCTION_ARGS)
 {
-	Oid			types[] = {INT8OID};
-	Datum		values[1];
+	Oid			types[] = {INT8OID, INT8ARRAYOID};
+	Datum		values[2];
 	SabotOwn	own;
 	int64	   *ids;
 	int			adopted;
@@ -440,7 +441,13 @@ sabot_adopt_jobs(PG_FUNCTION_ARGS)
 	sabot_spi("UPDATE sabot.job_history h SET home = $1, owner = r.oid"
 			  " FROM pg_roles r WHERE r.rolname = h.owner_name AND h.home <> $1",
 			  1, types, values, NULL, 0);
-	adopted = sabot_spi("UPDATE sabot.job j SET home = $1, owner = r.oid,"
+	values[1] = sabot_schedule_copied_names();
+	adopted = sabot_spi("WITH RECURSIVE stays AS (SELECT j.job_id FROM sabot.job j"
+						" JOIN pg_roles r ON r.rolname = j.owner_name WHERE j.home <> $1"
+						" AND (j.job_id = ANY ($2) OR EXISTS (SELECT FROM sabot.job o WHERE o.owner = r.oid"
+						" AND o.home = $1 AND o.queue = j.queue AND o.dedup_key = j.dedup_key))"
+						" UNION SELECT c.job_id FROM stays s JOIN sabot.job c ON c.parent_id = s.job_id)"
+						" UPDATE sabot.job j SET home = $1, owner = r.oid,"
 						" run_after = CASE WHEN j.kind = 'graph' THEN clock_timestamp() + j.timeout"
 						" ELSE j.run_after END,"
 						" state = CASE WHEN j.state IN ('paused', 'blocked') THEN j.state"
@@ -448,11 +455,10 @@ sabot_adopt_jobs(PG_FUNCTION_ARGS)
 						" OR (j.kind = 'graph' AND j.timeout IS NOT NULL) THEN 'scheduled'::sabot.job_state"
 						" ELSE 'queued'::sabot.job_state END"
 						" FROM pg_roles r WHERE r.rolname = j.owner_name AND j.home <> $1"
-						" AND NOT EXISTS (SELECT FROM sabot.job o WHERE o.owner = r.oid"
-						" AND o.home = $1 AND o.queue = j.queue AND o.dedup_key = j.dedup_key)"
+						" AND j.job_id NOT IN (SELECT job_id FROM stays)"
 						" RETURNING j.job_id, j.priority, j.queue, j.owner,"
 						" CASE WHEN j.state = 'scheduled' THEN j.run_after END",
-						1, types, values, NULL, 0);
+						2, types, values, NULL, 0);
 	ids = sabot_job_push_rows(adopted);
 	for (int i = 0; i < adopted; i++)
 		sabot_pending_settle(ids[i]);
@@ -463,7 +469,7 @@ sabot_adopt_jobs(PG_FUNCTION_ARGS)
 	if (left > 0)
 		ereport(WARNING,
 				(errmsg("%d copied jobs were left as they are", left),
-				 errdetail("Their owners do not exist here, or have an unfinished job with the same dedup_key."),
-				 errhint("Create the roles, or wait for these jobs, and use sabot.adopt_jobs() again.")));
+				 errdetail("Their owners do not exist here, or have an unfinished job with the same dedup_key, or a schedule with the same name."),
+				 errhint("Create the roles, or wait for these jobs, or cancel them, and use sabot.adopt_jobs() again.")));
 	PG_RETURN_INT64(adopted);
 }

@@ -392,6 +392,41 @@ refuse_taken_name(int64 job_id)
 }
 
 /*
+ * sabot_schedule_copied_names - ids, a bigint[], of copied schedules whose
+ * owners here have schedules with the same names
+ *
+ * From now on until our transaction ends nobody makes one with such a name.
+ * Between sabot_own_begin() and sabot_own_end(), SPI connected.
+ */
+Datum
+sabot_schedule_copied_names(void)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(sabot_catalog(false)->home)};
+	int			n = sabot_spi("SELECT j.job_id, r.oid, j.name FROM sabot.job j"
+							  " JOIN pg_roles r ON r.rolname = j.owner_name"
+							  " WHERE j.home <> $1 AND j.kind = 'schedule' AND j.name IS NOT NULL"
+							  " ORDER BY 2, 3",
+							  1, types, values, NULL, 0);
+	SPITupleTable *rows = SPI_tuptable;
+	int64	   *ids = palloc(sizeof(int64) * Max(n, 1));
+	int			taken = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		HeapTuple	row = rows->vals[i];
+		bool		isnull;
+		Oid			owner = DatumGetObjectId(SPI_getbinval(row, rows->tupdesc, 2,
+														   &isnull));
+
+		ids[taken] = DatumGetInt64(SPI_getbinval(row, rows->tupdesc, 1, &isnull));
+		if (find_named(owner, SPI_getvalue(row, rows->tupdesc, 3)) != 0)
+			taken++;
+	}
+	return sabot_job_ids(ids, taken);
+}
+
+/*
  * sabot_schedule_requeue - have a schedule that has ended go on, from its next
  * due time
  *

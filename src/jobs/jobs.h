@@ -434,6 +434,7 @@ extern void sabot_schedule_run(const SabotJob *job);
 extern bool sabot_schedule_interrupt(int64 job_id, SabotInterrupt reason);
 extern bool sabot_schedule_resume(int64 job_id);
 extern bool sabot_schedule_requeue(int64 job_id);
+extern Datum sabot_schedule_copied_names(void);
 extern int	sabot_spi_latest(const char *sql, int nargs, const Oid *types,
 							 Datum *values);
 
