@@ -24,6 +24,8 @@ srand($seed);
 # effect has no unique constraint: it would hide what we look for.
 my $schema = <<'SQL';
 CREATE TABLE effect (job_id bigint);
+CREATE TABLE part (id int PRIMARY KEY);
+INSERT INTO part VALUES (1), (2), (3);
 -- note - the effect of the job that calls it
 CREATE FUNCTION note() RETURNS void LANGUAGE sql AS
 	'INSERT INTO effect SELECT job_id FROM sabot.running_job() WHERE pid = pg_backend_pid()';
@@ -47,8 +49,12 @@ CREATE VIEW wrong AS
 	UNION ALL
 	SELECT 'effects of a job that is ' || h.state || ': ' || count(e.job_id), h.job_id, h.name
 	FROM sabot.job_history AS h LEFT JOIN effect AS e ON e.job_id = h.job_id
-	WHERE h.command LIKE 'SELECT note()%'
+	WHERE h.command LIKE 'SELECT note()%' AND h.kind <> 'spread'
 	GROUP BY h.job_id HAVING count(e.job_id) <> (h.state = 'completed')::int
+	UNION ALL
+	SELECT 'completed with ' || count(p.job_id) || ' of 3 pieces', h.job_id, h.name
+	FROM sabot.job_history AS h LEFT JOIN sabot.job_history AS p ON p.parent_id = h.job_id AND p.state = 'completed'
+	WHERE h.kind = 'spread' AND h.state = 'completed' GROUP BY h.job_id HAVING count(p.job_id) <> 3
 	UNION ALL
 	SELECT 'effect of no job', job_id, NULL FROM effect AS e
 	WHERE NOT EXISTS (SELECT FROM sabot.job_history AS h WHERE h.job_id = e.job_id)
@@ -63,6 +69,7 @@ my %shape = (
 	short => [ 'job', 'SELECT note()', '100 ms' ],
 	long => [ 'job', 'SELECT note(), pg_sleep(random() * 0.8)', '0.3 s' ],
 	second => [ 'job', 'SELECT note(), pg_sleep(0.3)', '1 s' ],
+	spread => [ 'job', 'SELECT note(), pg_sleep(0.1) FROM part', '0.6 s', q{, over => 'part', pieces => 3} ],
 	fails => [ 'job', 'SELECT note(), pg_sleep(0.1); SELECT 1/0', '0.5 s' ],
 	graph => [
 		'graph',
@@ -79,11 +86,11 @@ sub submit_shapes
 
 	foreach my $name (sort keys %shape)
 	{
-		my ($kind, $what, $schedule) = @{ $shape{$name} };
+		my ($kind, $what, $schedule, $more) = @{ $shape{$name} };
 
 		sql($node,
-			"SELECT sabot.submit_$kind(\$\$$what\$\$, name => '$name', schedule => '$schedule')"
-		);
+			"SELECT sabot.submit_$kind(\$\$$what\$\$, name => '$name', schedule => '$schedule'"
+			  . ($more // '') . ')');
 	}
 	return;
 }
@@ -175,9 +182,9 @@ settle($node);
 is(sql($node, 'SELECT * FROM wrong ORDER BY 3, 2'), '', 'nothing is wrong');
 is( sql($node, 'SELECT count(*) FROM effect'),
 	sql($node,
-		"SELECT count(*) FROM sabot.job_history WHERE command LIKE 'SELECT note()%' AND state = 'completed'"
+		"SELECT count(*) FROM sabot.job_history WHERE command LIKE 'SELECT note()%' AND kind <> 'spread' AND state = 'completed'"
 	),
-	'as many effects as completed runs');
+	'as many effects as completed runs, tasks and pieces');
 is( sql($node, 'SELECT string_agg(name, \' \' ORDER BY name) FROM sabot.schedule_status'),
 	join(' ', sort keys %shape),
 	'no schedule is lost');
