@@ -291,6 +291,7 @@ SELECT sabot.pause_job(:job) AS paused;
 SELECT pg_temp.await(format('NOT EXISTS (SELECT FROM sabot.job WHERE parent_id = %s)', :job));
 SELECT kind, name, state, row_count, timeout FROM sabot.job_task AS t JOIN sabot.job_history USING (job_id, kind, name, state, row_count) WHERE t.job_id = :run;
 SELECT count(*), min(kind), min(state), sum(row_count), min(timeout) FROM sabot.job_history WHERE parent_id = :run;
+SELECT state, total, done, failed, percent, rows, rate > 0 AS rate, eta FROM sabot.job_progress WHERE job_id = :job;
 SELECT n = (SELECT runs FROM sabot.schedule_status) AS each_once, count(*) FROM wide GROUP BY 1;
 -- Replaced, the next runs are spread otherwise, or not at all.
 SELECT sabot.submit_job('UPDATE wide SET n = -1', name => 'wide', schedule => '50 ms', over => 'wide', pieces => 2) = :job AS same;

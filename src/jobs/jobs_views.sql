@@ -255,19 +255,22 @@ CREATE VIEW job_progress AS
 			n.failed, n.rows, l.lag_rows, l.lag,
 			CASE WHEN n.total > 0 THEN (100 * n.done / n.total)::integer
 				ELSE 100 END AS percent,
-			EXTRACT(epoch FROM COALESCE(j.finished_at, clock_timestamp()) -
+			EXTRACT(epoch FROM COALESCE(j.finished_at, n.finished_at, clock_timestamp()) -
 					COALESCE(j.started_at, n.started_at))::double precision
 				AS seconds
 		FROM job_status AS j
 			LEFT JOIN job_units AS u ON u.job_id = j.job_id
+			LEFT JOIN job_schedule AS c ON c.job_id = j.job_id
 			LEFT JOIN stream AS s ON s.job_id = j.job_id
 			LEFT JOIN LATERAL stream_lag(s.job_id) AS l ON s.job_id IS NOT NULL,
+			-- A value for the scan of an index, which an expression is not.
+			LATERAL (SELECT COALESCE(c.run_id, j.job_id) AS parent_id OFFSET 0) AS o,
 			LATERAL (
 				-- A stream keeps its last batches only, and counts them all.
 				SELECT s.batches + s.dead +
 						ceil(COALESCE(l.lag_rows, 0)::numeric / s.batch_rows)::bigint
 						AS total, s.batches AS done, s.dead AS failed, s.rows,
-					j.submitted_at AS started_at
+					j.submitted_at AS started_at, NULL::timestamptz AS finished_at
 				WHERE j.kind = 'stream' AND s.job_id IS NOT NULL
 				UNION ALL
 				SELECT CASE WHEN u.job_id IS NOT NULL THEN u.total
@@ -287,14 +290,17 @@ CREATE VIEW job_progress AS
 					CASE WHEN count(*) > 0 THEN sum(t.row_count)::bigint
 						ELSE j.row_count
 					END AS rows,
-					min(t.started_at) AS started_at
+					min(t.started_at) AS started_at,
+					CASE WHEN count(*) = count(t.finished_at)
+						THEN max(t.finished_at)
+					END AS finished_at
 				FROM job_task AS t
-				WHERE t.parent_id = j.job_id
-					AND j.kind NOT IN ('job', 'schedule', 'stream')
+				WHERE t.parent_id = o.parent_id
+					AND j.kind NOT IN ('job', 'stream')
 				HAVING j.kind <> 'stream' OR s.job_id IS NULL) AS n) AS p;
 
 COMMENT ON VIEW job_progress IS
-	'how far each job is, counted in its children, its items, or as one unit if it has neither';
+	'how far each job is, counted in its children, its items, or as one unit if it has neither; of a schedule, its last run';
 COMMENT ON COLUMN job_progress.done IS 'units completed';
 COMMENT ON COLUMN job_progress.failed IS
 	'units that ended otherwise: failed, canceled or skipped';
