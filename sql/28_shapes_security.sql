@@ -174,6 +174,7 @@ SELECT sabot.submit_stream('bo.carols', 'SELECT FROM batch') AS carols,
 SELECT sabot.pause_job(:paused);
 SELECT pg_temp.await(format('(SELECT state = ''blocked'' FROM sabot.job_status WHERE job_id = %s)', :follows));
 RESET SESSION AUTHORIZATION;
+SELECT pg_temp.await(format('sabot.job_state(%s) = ''blocked''', :carols));
 REASSIGN OWNED BY shape_carol TO shape_bob;
 SET SESSION AUTHORIZATION shape_bob;
 INSERT INTO bo.carols VALUES (1);
