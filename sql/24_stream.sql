@@ -240,6 +240,17 @@ SELECT pg_temp.idle(:single);
 SELECT id FROM pg_temp.seen();
 SELECT "row", attempts FROM sabot.stream_dead_letter WHERE job_id = :single ORDER BY sabot_seq;
 SELECT sabot.cancel_job(:single);
+-- a batch that has taken the last rows leaves the stream at rest, if it is full, too
+SELECT sabot.submit_stream('st.input', 'INSERT INTO st.seen (id, op, seq) SELECT id, sabot_op, sabot_seq FROM batch',
+	batch_rows => 2) AS exact \gset
+SELECT pg_temp.idle(:exact);
+INSERT INTO st.input VALUES (1, 1), (2, 1);
+SELECT pg_temp.await('(SELECT count(*) = 2 FROM st.seen)');
+RESET SESSION AUTHORIZATION;
+SELECT state FROM sabot.job WHERE job_id = :exact;
+SET SESSION AUTHORIZATION stream_owner;
+SELECT id FROM pg_temp.seen();
+SELECT sabot.cancel_job(:exact);
 -- errors that come with the commit, and settings of the owner
 CREATE TABLE st.known (id int PRIMARY KEY);
 INSERT INTO st.known SELECT generate_series(1, 10);

@@ -305,6 +305,7 @@ sabot_batch_take(int64 job_id, int64 floor, int64 until, int limit)
 	int			part;
 	int		   *parts;
 	int			nparts;
+	bool		more;
 
 	(void) sabot_capture_has_rows(job_id, floor, until, &part);
 	if (part < 0)
@@ -318,12 +319,12 @@ sabot_batch_take(int64 job_id, int64 floor, int64 until, int limit)
 	batch->seqs = MemoryContextAllocHuge(CurrentMemoryContext,
 										 sizeof(int64) * limit);
 	batch->desc = batch_desc(RelationGetDescr(s.rel));
-	while (batch->nrows < limit && next_row(&s))
+	while ((more = next_row(&s)) && batch->nrows < limit)
 		put_row(batch, s.slot);
 	end_scan(&s);
 
 	nparts = sabot_capture_parts(job_id, &parts);
-	batch->all = batch->nrows < limit && parts[nparts - 1] == part;
+	batch->all = !more && parts[nparts - 1] == part;
 	batch->floor = floor;
 	if (batch->all && until == PG_INT64_MAX)
 		batch->floor = Max(floor, lowest);
