@@ -272,13 +272,12 @@ sabot_schedule_run(const SabotJob *job)
 }
 
 /*
- * sabot_spi_latest - run a query of sabot's own that sees what is committed
- * now, whatever the transaction's snapshot; returns the rows found
- *
- * SPI connected, after sabot_own_begin().
+ * execute_latest - run a statement of sabot's own that sees what is committed
+ * now, whatever the transaction's snapshot; returns the rows processed
  */
-int
-sabot_spi_latest(const char *sql, int nargs, const Oid *types, Datum *values)
+static int
+execute_latest(const char *sql, int nargs, const Oid *types, Datum *values,
+			   const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = SPI_prepare(sql, nargs, unconstify(Oid *, types));
 	Snapshot	snapshot;
@@ -289,13 +288,36 @@ sabot_spi_latest(const char *sql, int nargs, const Oid *types, Datum *values)
 			 SPI_result_code_string(SPI_result));
 	CommandCounterIncrement();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	rc = SPI_execute_snapshot(plan, values, NULL, snapshot, InvalidSnapshot,
-							  true, false, 0);
+	rc = SPI_execute_snapshot(plan, values, nulls, snapshot, InvalidSnapshot,
+							  read_only, false, 0);
 	UnregisterSnapshot(snapshot);
 	if (rc < 0)
 		elog(ERROR, "could not execute \"%s\": %s", sql,
 			 SPI_result_code_string(rc));
 	return (int) SPI_processed;
+}
+
+/*
+ * sabot_spi_latest - run a query of sabot's own that sees what is committed
+ * now, whatever the transaction's snapshot; returns the rows found
+ *
+ * SPI connected, after sabot_own_begin().
+ */
+int
+sabot_spi_latest(const char *sql, int nargs, const Oid *types, Datum *values)
+{
+	return execute_latest(sql, nargs, types, values, NULL, true);
+}
+
+/*
+ * sabot_spi_change_latest - the same for a statement that changes rows, which
+ * nobody else changes at this time
+ */
+int
+sabot_spi_change_latest(const char *sql, int nargs, const Oid *types,
+						Datum *values, const char *nulls)
+{
+	return execute_latest(sql, nargs, types, values, nulls, false);
 }
 
 /*

@@ -183,7 +183,8 @@ keeps_due(int64 job_id, const Replacement *r)
 /*
  * update_schedule - the same for sabot.job_schedule
  *
- * first_due is 0 if it stays as it is.
+ * first_due is 0 if it stays as it is.  Whoever changes it has the schedule's
+ * row of sabot.job locked.
  */
 static void
 update_schedule(int64 job_id, const Replacement *r, TimestampTz first_due)
@@ -195,10 +196,10 @@ update_schedule(int64 job_id, const Replacement *r, TimestampTz first_due)
 
 	nulls[2] = first_due == 0 ? 'n' : ' ';
 	nulls[3] = r->graph == NULL ? 'n' : ' ';
-	sabot_spi("UPDATE sabot.job_schedule SET schedule = $2,"
-			  " first_due = coalesce($3, first_due), graph = $4"
-			  " WHERE job_id = $1",
-			  4, types, values, nulls, 0);
+	sabot_spi_change_latest("UPDATE sabot.job_schedule SET schedule = $2,"
+							" first_due = coalesce($3, first_due), graph = $4"
+							" WHERE job_id = $1",
+							4, types, values, nulls);
 	sabot_spread_write_order(job_id, r->order);
 }
 

@@ -158,8 +158,8 @@ sabot_spread_write_order(int64 job_id, SabotSpreadOrder *order)
 
 	if (order == NULL)
 	{
-		sabot_spi("DELETE FROM sabot.job_spread WHERE job_id = $1",
-				  1, types, values, NULL, 0);
+		sabot_spi_change_latest("DELETE FROM sabot.job_spread WHERE job_id = $1",
+								1, types, values, NULL);
 		return;
 	}
 	values[1] = ObjectIdGetDatum(order->relation);
@@ -169,10 +169,10 @@ sabot_spread_write_order(int64 job_id, SabotSpreadOrder *order)
 	nulls[3] = order->has_pause ? ' ' : 'n';
 	values[4] = IntervalPGetDatum(&order->timeout);
 	nulls[4] = order->has_timeout ? ' ' : 'n';
-	sabot_spi("INSERT INTO sabot.job_spread (job_id, relation, pieces, piece_pause, timeout)"
-			  " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (job_id) DO UPDATE"
-			  " SET relation = $2, pieces = $3, piece_pause = $4, timeout = $5",
-			  5, types, values, nulls, 0);
+	sabot_spi_change_latest("INSERT INTO sabot.job_spread (job_id, relation, pieces, piece_pause, timeout)"
+							" VALUES ($1, $2, $3, $4, $5) ON CONFLICT (job_id) DO UPDATE"
+							" SET relation = $2, pieces = $3, piece_pause = $4, timeout = $5",
+							5, types, values, nulls);
 }
 
 /*

@@ -405,8 +405,11 @@ drop_trigger(int64 job_id, Oid source)
 static void
 drop_part(int64 job_id, int part)
 {
-	execute(psprintf("DELETE FROM sabot.stream_part WHERE job_id = " INT64_FORMAT
-					 " AND part = %d", job_id, part));
+	Oid			types[] = {INT8OID, INT4OID};
+	Datum		values[] = {Int64GetDatum(job_id), Int32GetDatum(part)};
+
+	sabot_spi_change_latest("DELETE FROM sabot.stream_part WHERE job_id = $1 AND part = $2",
+							2, types, values, NULL);
 	if (OidIsValid(sabot_capture_table(job_id, part)))
 		execute(psprintf("DROP TABLE sabot.%s", capture_name(job_id, part)));
 }

@@ -437,6 +437,9 @@ extern bool sabot_schedule_requeue(int64 job_id);
 extern Datum sabot_schedule_copied_names(void);
 extern int	sabot_spi_latest(const char *sql, int nargs, const Oid *types,
 							 Datum *values);
+extern int	sabot_spi_change_latest(const char *sql, int nargs,
+									const Oid *types, Datum *values,
+									const char *nulls);
 
 /*
  * in job_stream.c and job_stream_fail.c: rows of a table, batch by batch; what
