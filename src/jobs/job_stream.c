@@ -536,6 +536,9 @@ sabot_stream_prepare(const SabotJob *job)
 										 l.stream->source_name));
 	else if (l.stream->failed)
 		sabot_stream_split(job, l.stream);
+	/* What was captured of it is of use to a stream alone. */
+	else if (!job->is_stream && !l.has_source)
+		end_without_trigger(job, l.stream);
 	else if (l.has_rows)
 		return true;
 	else if (l.stream->nsuspects > 0)

@@ -50,7 +50,7 @@ typedef struct Take
 	int64		total;			/* items, with those that are new */
 	bool		is_counted;		/* the counters are locked and up to date */
 	bool		has_same;		/* some item waits for another one's answer */
-	bool		table_is_gone;
+	bool		table_is_gone;	/* so nothing was taken */
 	bool		more;			/* there are captured rows left */
 	List	   *changed;		/* int64 *: items that are not what they were */
 	MemoryContext list_context; /* of this list */
@@ -290,6 +290,16 @@ check_owner(const SabotJob *job, const SabotStream *stream)
 }
 
 /*
+ * has_table - whether the table that is followed is there, as far as we have
+ * heard; in a transaction
+ */
+static bool
+has_table(const SabotStream *stream)
+{
+	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(stream->source));
+}
+
+/*
  * take_rows - take some captured rows, and see to them, in one transaction
  */
 static void
@@ -307,8 +317,7 @@ take_rows(Take *take)
 	stream = sabot_stream_read(run->job->job_id);
 	if (stream != NULL)
 	{
-		take->table_is_gone =
-			!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(stream->source));
+		take->table_is_gone = !has_table(stream);
 		if (!take->table_is_gone)
 		{
 			check_owner(run->job, stream);
@@ -354,6 +363,30 @@ try_take(Take *take)
 	}
 	PG_END_TRY();
 	return error;
+}
+
+/*
+ * lost_table - whether changes could not be read because their table was
+ * dropped
+ *
+ * The commit that drops it wakes us before it tells others of that: only who
+ * has waited for its lock, and failed, is sure to have heard.  In no
+ * transaction.
+ */
+static bool
+lost_table(SabotLlmRun *run)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SabotStream *stream;
+	SabotOwn	own;
+	bool		result;
+
+	sabot_own_start_transaction(&own);
+	stream = sabot_stream_read(run->job->job_id);
+	result = stream != NULL && !has_table(stream);
+	sabot_own_commit_transaction(&own);
+	MemoryContextSwitchTo(caller);
+	return result;
 }
 
 /*
@@ -481,6 +514,8 @@ sabot_follow_take(SabotLlmRun *run)
 	run->follow->own = 0;
 	error = try_take(&take);
 	if (error != NULL)
+		take.table_is_gone = lost_table(run);
+	if (error != NULL && !take.table_is_gone)
 		stop(run, error);
 	else if (take.table_is_gone)
 	{

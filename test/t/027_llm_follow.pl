@@ -373,6 +373,17 @@ ends($node, $short, 'failed', 'drop: the job ends');
 like(job($node, $short, 'error'), qr/^table public.short, .* was dropped$/,
 	'drop: and says why');
 
+foreach my $dropped ('TABLE short', 'TRIGGER sabot_stream_%d ON short')
+{
+	sql($node, 'DROP TABLE IF EXISTS short');
+	sql($node, 'CREATE TABLE short (id int PRIMARY KEY, body text)');
+	$short = follow("name => 'short'", 'SELECT * FROM short');
+	idle($short, 'drop: without a target');
+	my $drop = 'DROP ' . ($dropped =~ s/%d/$short/r);
+	sql($node, "BEGIN; INSERT INTO short VALUES (1, 'x'); $drop; COMMIT");
+	ends($node, $short, 'failed', 'drop: rows that nobody can read again do not keep it');
+}
+
 # Its role is dropped, while somebody reads the table: who drops it does not
 # wait, and the job ends once he is done.
 sql($node, <<'SQL');
