@@ -9,6 +9,11 @@
  * in shared memory, writing the rows of a cancel) is done before the commit,
  * and what is left after it only sets fields in shared memory and latches.
  *
+ * That is left until the transaction has let go of its locks.  The callback of
+ * a commit comes earlier, before others are told which of their catalog caches
+ * are out of date: an agent that is quick would not find the function or the
+ * privilege that came with the job.
+ *
  * What a subtransaction noted goes with it when it is rolled back.  PREPARE
  * TRANSACTION drops the wakes, but not that there were some: COMMIT PREPARED
  * has the database probed then.
@@ -23,6 +28,7 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "jobs/job_stream.h"
@@ -66,6 +72,9 @@ static int	maxpending = 0;
 
 /* For what is pending, rows of jobs are being written that others look at. */
 static bool writing = false;
+
+/* The transaction has committed, and nobody was told yet. */
+static bool committed = false;
 
 /*
  * add_pending - room for one more effect of the current subtransaction
@@ -393,6 +402,17 @@ refuse_prepare(void)
 }
 
 /*
+ * forget - nothing is pending anymore; the memory goes with the transaction
+ */
+static void
+forget(void)
+{
+	pending = NULL;
+	npending = 0;
+	writing = committed = false;
+}
+
+/*
  * end_of_transaction - transaction callback
  */
 static void
@@ -410,9 +430,9 @@ end_of_transaction(XactEvent event, void *arg)
 				sabot_pool_prepare_work();
 			return;
 		case XACT_EVENT_COMMIT:
-			after_commit();
 			sabot_count_end(true);
-			break;
+			committed = true;
+			return;
 		case XACT_EVENT_ABORT:
 			give_up(0, writing);
 			sabot_count_end(false);
@@ -423,10 +443,22 @@ end_of_transaction(XactEvent event, void *arg)
 		default:
 			return;
 	}
-	/* The memory goes with the transaction. */
-	pending = NULL;
-	npending = 0;
-	writing = false;
+	forget();
+}
+
+/*
+ * end_of_locks - callback for the release of resources: the transaction has
+ * let go of everything
+ */
+static void
+end_of_locks(ResourceReleasePhase phase, bool is_commit, bool is_top_level,
+			 void *arg)
+{
+	if (!committed || phase != RESOURCE_RELEASE_AFTER_LOCKS)
+		return;
+	sabot_capture_committed();
+	after_commit();
+	forget();
 }
 
 /*
@@ -461,6 +493,7 @@ sabot_jobs_install_hooks(void)
 {
 	RegisterXactCallback(end_of_transaction, NULL);
 	RegisterSubXactCallback(end_of_subtransaction, NULL);
+	RegisterResourceReleaseCallback(end_of_locks, NULL);
 	/* The last one is the first: no rows are left when jobs are settled. */
 	sabot_capture_install_hooks();
 }

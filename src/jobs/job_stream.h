@@ -132,6 +132,7 @@ extern void sabot_capture_guard_tag(LOCKTAG *tag, int64 block);
 extern bool sabot_capture_guarded(const LOCKTAG *tag, int64 *block);
 extern void sabot_capture_touch(int64 job_id);
 extern bool sabot_capture_is_touched(int64 job_id);
+extern void sabot_capture_committed(void);
 extern void sabot_capture_install_hooks(void);
 
 /* in job_stream_wake.c */

@@ -692,12 +692,6 @@ end_of_transaction(XactEvent event, void *arg)
 			if (ntouched > 0 && event == XACT_EVENT_PRE_PREPARE)
 				sabot_pool_prepare_work();
 			break;
-		case XACT_EVENT_COMMIT:
-			for (int i = 0; i < ntouched; i++)
-				sabot_capture_wake(touched[i]);
-			sabot_capture_watch_end(event);
-			forget();
-			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			sabot_capture_watch_end(event);
@@ -706,6 +700,21 @@ end_of_transaction(XactEvent event, void *arg)
 		default:
 			break;
 	}
+}
+
+/*
+ * sabot_capture_committed - a transaction has committed: tell those that read
+ * its rows
+ *
+ * Cannot fail.  Its locks have been released.
+ */
+void
+sabot_capture_committed(void)
+{
+	for (int i = 0; i < ntouched; i++)
+		sabot_capture_wake(touched[i]);
+	sabot_capture_watch_end(XACT_EVENT_COMMIT);
+	forget();
 }
 
 /*

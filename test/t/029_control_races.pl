@@ -223,4 +223,30 @@ SQL
 	ends($node, $job, 'canceled', 'it stays so, paused or not');
 }
 
+# A job finds what was made by the transaction that submits it, though its agent
+# has just found that it was not there.
+sql($node, <<'SQL');
+CREATE PROCEDURE make_late(n int, INOUT failed int) LANGUAGE plpgsql AS $$
+DECLARE
+	job bigint;
+BEGIN
+	failed := 0;
+	FOR i IN 1 .. n LOOP
+		FOR try IN 1 .. 2 LOOP
+			IF try = 2 THEN
+				EXECUTE format('CREATE FUNCTION late_%s() RETURNS int RETURN 1', i);
+			END IF;
+			job := sabot.submit_job(format('SELECT late_%s()', i));
+			COMMIT;
+			WHILE sabot.job_state(job) NOT IN ('completed', 'failed') LOOP
+				PERFORM pg_sleep(0.001);
+				COMMIT;
+			END LOOP;
+		END LOOP;
+		failed := failed + (sabot.job_state(job) = 'failed')::int;
+	END LOOP;
+END $$;
+SQL
+is(sql($node, 'CALL make_late(150, 0)'), '0', 'functions that come with a job are there');
+
 done_testing();
