@@ -33,6 +33,20 @@ sabot_pool_is_barred_locked(Oid dbid)
 }
 
 /*
+ * sabot_pool_is_barred - the same, for who does not hold the lock
+ */
+bool
+sabot_pool_is_barred(Oid dbid)
+{
+	bool		barred;
+
+	LWLockAcquire(sabot_pool->lock, LW_SHARED);
+	barred = sabot_pool_is_barred_locked(dbid);
+	LWLockRelease(sabot_pool->lock);
+	return barred;
+}
+
+/*
  * is_other_agent_locked - whether an agent of a database has a slot
  *
  * An agent that bars its own database does not stand in its own way.
@@ -45,13 +59,15 @@ is_other_agent_locked(const SabotSlot *slot, Oid dbid)
 }
 
 /*
- * clear_database_locked - ask the agents of a database to leave
+ * clear_database_locked - ask the agents of a database to leave, and end the
+ * prober that is there: it comes again
  *
  * With interrupt_busy, running work is given back, else it goes on.
  */
 static void
 clear_database_locked(Oid dbid, bool interrupt_busy)
 {
+	sabot_probe_give_way_locked(dbid);
 	for (int i = 0; i < sabot_pool->nslots; i++)
 	{
 		SabotSlot  *slot = &sabot_pool->slots[i];
@@ -67,7 +83,7 @@ clear_database_locked(Oid dbid, bool interrupt_busy)
 }
 
 /*
- * sabot_pool_bar - keep agents out of a database until sabot_pool_unbar()
+ * sabot_pool_bar - keep agents and probers out of a database until sabot_pool_unbar()
  *
  * Asks those that are there to leave; with interrupt_busy, running work is
  * given back, else it goes on.  Returns false if there are too many bars

@@ -19,9 +19,12 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/twophase.h"
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "storage/ipc.h"
 #include "storage/shmem.h"
 
 #include "pool/pool.h"
@@ -156,6 +159,93 @@ sabot_probe_begin(int n, Oid dbid)
 	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
 	sabot_pool->probing[n] = dbid;
 	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * prober_exit - exit callback of a prober; its transaction has ended
+ */
+static void
+prober_exit(int code, Datum arg)
+{
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	sabot_pool->probers[DatumGetInt32(arg)].pid = 0;
+	LWLockRelease(sabot_pool->lock);
+}
+
+/*
+ * sabot_probe_attach - the calling process is the prober of a database, which
+ * it has not connected to yet
+ *
+ * Returns false if it must not.
+ */
+bool
+sabot_probe_attach(Oid dbid)
+{
+	int			n = 0;
+	bool		barred;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	while (n < SABOT_MAX_PROBERS - 1 && sabot_pool->probing[n] != dbid)
+		n++;
+	barred = sabot_pool_is_barred_locked(dbid);
+	sabot_pool->probers[n].dbid = dbid;
+	sabot_pool->probers[n].pid = MyProcPid;
+	sabot_pool->probers[n].gave_way = barred;
+	LWLockRelease(sabot_pool->lock);
+	on_shmem_exit(prober_exit, Int32GetDatum(n));
+	return !barred;
+}
+
+/*
+ * sabot_probe_give_way_locked - end the prober that is in a database
+ *
+ * It may hold locks that whoever bars the database is about to ask for, or
+ * wait for some of his.
+ */
+void
+sabot_probe_give_way_locked(Oid dbid)
+{
+	for (int i = 0; i < SABOT_MAX_PROBERS; i++)
+	{
+		SabotProberProcess *prober = &sabot_pool->probers[i];
+
+		if (prober->pid == 0 || prober->dbid != dbid)
+			continue;
+		prober->gave_way = true;
+		kill(prober->pid, SIGTERM);
+	}
+}
+
+/*
+ * sabot_probe_is_in - whether there is a prober in a database
+ */
+bool
+sabot_probe_is_in(Oid dbid)
+{
+	bool		found = false;
+
+	LWLockAcquire(sabot_pool->lock, LW_SHARED);
+	for (int i = 0; i < SABOT_MAX_PROBERS; i++)
+		found |= sabot_pool->probers[i].pid != 0 &&
+			sabot_pool->probers[i].dbid == dbid;
+	LWLockRelease(sabot_pool->lock);
+	return found;
+}
+
+/*
+ * sabot_probe_gave_way - whether the n-th prober, which has ended, did because
+ * it was in the way
+ */
+bool
+sabot_probe_gave_way(int n)
+{
+	bool		gave_way;
+
+	LWLockAcquire(sabot_pool->lock, LW_EXCLUSIVE);
+	gave_way = sabot_pool->probers[n].gave_way;
+	sabot_pool->probers[n].gave_way = false;
+	LWLockRelease(sabot_pool->lock);
+	return gave_way;
 }
 
 /*

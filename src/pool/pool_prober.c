@@ -222,6 +222,44 @@ is_being_probed(Oid dbid)
 }
 
 /*
+ * reap - note how a prober has come that has ended
+ *
+ * One that has given way is to come again, whatever it has done.
+ */
+static void
+reap(int n)
+{
+	Prober	   *prober = &probers[n];
+	bool		has_failed = sabot_probe_failed(n);
+
+	if (sabot_probe_gave_way(n))
+		sabot_prober_queue(prober->dbid, false);
+	else
+		note_result(prober->dbid, has_failed);
+	pfree(prober->handle);
+	prober->dbid = InvalidOid;
+}
+
+/*
+ * next_database - the first database on the list that a prober may go to now,
+ * or InvalidOid
+ *
+ * There is one at a time in a database, so that they need no locks, and none in
+ * one that is barred: whoever lifts the bar wakes us.
+ */
+static Oid
+next_database(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, todo)
+		if (!is_being_probed(lfirst_oid(lc)) &&
+			!sabot_pool_is_barred(lfirst_oid(lc)))
+		return lfirst_oid(lc);
+	return InvalidOid;
+}
+
+/*
  * sabot_prober_advance - reap probers that ended and start the next ones
  *
  * Launcher only.  Returns false if something is left to do that no event
@@ -240,22 +278,19 @@ sabot_prober_advance(void)
 		if (!OidIsValid(prober->dbid) ||
 			GetBackgroundWorkerPid(prober->handle, &pid) != BGWH_STOPPED)
 			continue;
-		note_result(prober->dbid, sabot_probe_failed(i));
-		pfree(prober->handle);
-		prober->dbid = InvalidOid;
+		reap(i);
 	}
 	waiting = queue_failed();
 	for (int i = 0; i < SABOT_MAX_PROBERS; i++)
 	{
 		Prober	   *prober = &probers[i];
+		Oid			dbid;
 
-		/* One at a time in a database, so that they need no locks. */
-		if (OidIsValid(prober->dbid) || todo == NIL ||
-			is_being_probed(linitial_oid(todo)))
+		if (OidIsValid(prober->dbid) || !OidIsValid(dbid = next_database()))
 			continue;
-		if (!start_prober(prober, linitial_oid(todo)))
+		if (!start_prober(prober, dbid))
 			return false;
-		todo = list_delete_first(todo);
+		todo = list_delete_oid(todo, dbid);
 	}
 	return !waiting;
 }
@@ -334,6 +369,8 @@ sabot_prober_main(Datum arg)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
+	if (!sabot_probe_attach(DatumGetObjectId(arg)))
+		proc_exit(0);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg),
 											  InvalidOid, 0);

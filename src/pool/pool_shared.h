@@ -43,6 +43,14 @@ typedef struct SabotBar
 	pid_t		pid;
 } SabotBar;
 
+/* A prober that has started. */
+typedef struct SabotProberProcess
+{
+	Oid			dbid;
+	pid_t		pid;			/* 0 if there is none */
+	bool		gave_way;		/* it was told to, or did of its own accord */
+} SabotProberProcess;
+
 /*
  * Everything is protected by lock.  Slots have their life from pool_slot.c
  * and their work from pool_work.c.
@@ -76,6 +84,7 @@ typedef struct SabotPool
 	int			nprobes;
 	Oid			probes[SABOT_MAX_PROBES];
 	Oid			probing[SABOT_MAX_PROBERS]; /* what probers have not done */
+	SabotProberProcess probers[SABOT_MAX_PROBERS];
 
 	/* changed in pool_bar.c */
 	SabotBar	bars[SABOT_MAX_BARS];
@@ -167,6 +176,7 @@ extern int64 sabot_slot_retire(void);
 
 /* in pool_bar.c */
 extern bool sabot_pool_is_barred_locked(Oid dbid);
+extern bool sabot_pool_is_barred(Oid dbid);
 
 /* in pool_probe.c */
 extern Size sabot_probe_shmem_size(void);
@@ -177,6 +187,10 @@ extern void sabot_probe_sweep_locked(void);
 extern void sabot_probe_request_locked(Oid dbid);
 extern Oid	sabot_pool_take_probe(bool *sweep);
 extern void sabot_probe_begin(int n, Oid dbid);
+extern bool sabot_probe_attach(Oid dbid);
+extern void sabot_probe_give_way_locked(Oid dbid);
+extern bool sabot_probe_is_in(Oid dbid);
+extern bool sabot_probe_gave_way(int n);
 extern void sabot_probe_done(void);
 extern bool sabot_probe_failed(int n);
 

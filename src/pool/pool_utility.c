@@ -61,7 +61,7 @@ unbar_at_exit(int code, Datum arg)
 }
 
 /*
- * make_way - have agents leave a database and wait until they have
+ * make_way - have agents and probers leave a database and wait until they have
  *
  * With interrupt_busy, running work is given back and waited for too.
  */
@@ -79,8 +79,8 @@ make_way(Oid dbid, bool interrupt_busy)
 		return;
 	barred = true;
 
-	while (sabot_pool_agents_in(dbid, interrupt_busy) > 0 &&
-		   GetCurrentTimestamp() < deadline)
+	while ((sabot_pool_agents_in(dbid, interrupt_busy) > 0 ||
+			sabot_probe_is_in(dbid)) && GetCurrentTimestamp() < deadline)
 	{
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

@@ -156,6 +156,28 @@ works('bare', 'CREATE EXTENSION again: jobs run at once');
 is(sql($node, 'SELECT job_id FROM sabot.job_status', db => 'bare'),
 	'1', 'the queue is a new one');
 
+# A prober that holds locks which DROP EXTENSION needs, and waits for one that
+# its transaction holds, gives way, and comes again for what it came for.
+
+sql($node, <<'SQL', db => 'bare');
+BEGIN;
+SELECT sabot.submit_job('INSERT INTO effect VALUES (4)');
+PREPARE TRANSACTION 'submitted';
+SQL
+sql($node, 'SELECT sabot.stop_agents()', db => 'bare');
+my $session = user_session($node, db => 'bare');
+$session->query_safe('BEGIN; LOCK TABLE sabot.stream');
+sql($node, "COMMIT PREPARED 'submitted'", db => 'bare');
+poll($node, <<'SQL', '1', 'a prober waits for a lock');
+SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'sabot prober' AND wait_event_type = 'Lock'
+SQL
+$session->query_safe('DROP EXTENSION sabot');
+is($session->query_safe("SELECT count(*) FROM pg_extension WHERE extname = 'sabot'"),
+	'0', 'DROP EXTENSION is not the victim of a deadlock');
+$session->query_safe('ROLLBACK');
+$session->quit;
+poll($node, "SELECT count(*) FROM effect", '2', 'the prober comes again', db => 'bare');
+
 # Signal barriers: DROP DATABASE of any database waits for every process.
 
 $job = submit($node, 'SELECT pg_sleep(600)', db => 'bare');
