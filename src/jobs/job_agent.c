@@ -18,7 +18,7 @@
 #include "storage/ipc.h"
 
 #include "guc.h"
-#include "jobs/jobs.h"
+#include "jobs/job_stream.h"
 
 /* A pair is served this long, in ms, before another one's turn may come. */
 #define AGENT_SLICE_MS	250
@@ -136,7 +136,8 @@ static const SabotWorkSource jobs_work_source = {
 	.probe = sabot_jobs_probe,
 	.startup = sabot_attempt_startup,
 	.bury = sabot_attempt_bury,
-	.stopping = stopping
+	.stopping = stopping,
+	.before_drop = sabot_capture_before_drop
 };
 
 /*

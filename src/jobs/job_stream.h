@@ -106,6 +106,7 @@ sabot_stream_snapshot(void)
 /* in job_stream_table.c: capture tables and triggers */
 extern void sabot_capture_create(int64 job_id, Oid source);
 extern void sabot_capture_drop(int64 job_id, Oid source);
+extern void sabot_capture_before_drop(void);
 extern Oid	sabot_capture_function(void);
 extern int	sabot_capture_parts(int64 job_id, int **parts);
 extern Oid	sabot_capture_table(int64 job_id, int part);

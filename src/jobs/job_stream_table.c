@@ -280,6 +280,51 @@ go_with_extension(Oid classid, Oid objectid, DependencyType type)
 }
 
 /*
+ * sabot_capture_before_drop - the extension is about to be dropped: have tables
+ * of captured rows dropped with it that were restored from a dump
+ *
+ * Dumps tell of triggers that they go with an extension, and not of tables.
+ * Needs the extension, if there is one, to be the caller's to drop.
+ */
+void
+sabot_capture_before_drop(void)
+{
+	const SabotCatalog *cat = sabot_catalog(true);
+	Oid			types[] = {OIDOID, OIDOID};
+	Datum		values[2];
+	SPITupleTable *rows;
+	SabotOwn	own;
+	int			n;
+
+	if (cat == NULL)
+		return;
+	values[0] = ObjectIdGetDatum(cat->schema);
+	values[1] = ObjectIdGetDatum(cat->extension);
+	SPI_connect();
+	PushActiveSnapshot(GetLatestSnapshot());
+	sabot_own_begin(&own);
+	n = sabot_spi_generic("SELECT c.oid FROM sabot.stream_part p JOIN pg_class c ON c.relnamespace = $1"
+						  " AND c.relname = concat('stream_', p.job_id, '_' || NULLIF(p.part, 0))"
+						  " WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass"
+						  " AND d.objid = c.oid AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = $2)",
+						  2, types, values, NULL, 0);
+	rows = SPI_tuptable;
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		go_with_extension(RelationRelationId,
+						  DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc,
+														 1, &isnull)),
+						  DEPENDENCY_AUTO);
+	}
+	sabot_own_end(&own);
+	PopActiveSnapshot();
+	SPI_finish();
+	CommandCounterIncrement();
+}
+
+/*
  * create_part - create a table for rows with the columns that the source has
  * now; returns its OID
  *

@@ -163,7 +163,8 @@ typedef struct SabotPoolTotals
  * no transaction.  startup and bury: launcher, no transaction, no database;
  * bury gets a copy of a slot in state LOST.  stopping: in a dying agent, must
  * not ereport; returns whether the slot's work is lost (true) or was given
- * back (false).
+ * back (false).  before_drop: session that may drop the extension and is about
+ * to, in its transaction.
  */
 typedef struct SabotWorkSource
 {
@@ -178,6 +179,7 @@ typedef struct SabotWorkSource
 	void		(*startup) (void);
 	void		(*bury) (int slotno, const SabotSlot *slot);
 	bool		(*stopping) (bool server_stops);
+	void		(*before_drop) (void);
 } SabotWorkSource;
 
 /* Work ids of queries begin here; those of sabot.run count down from -1. */

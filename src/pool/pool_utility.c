@@ -175,6 +175,18 @@ drops_sabot(DropStmt *stmt)
 }
 
 /*
+ * make_way_for_drop - the extension is about to be dropped in this database
+ */
+static void
+make_way_for_drop(void)
+{
+	make_way(MyDatabaseId, true);
+	for (SabotCrew crew = 0; crew < SABOT_NCREWS; crew++)
+		if (sabot_agent_source(crew) && sabot_agent_source(crew)->before_drop)
+			sabot_agent_source(crew)->before_drop();
+}
+
+/*
  * before_command - make way if a command needs it
  */
 static void
@@ -207,7 +219,7 @@ before_command(Node *stmt)
 			break;
 		case T_DropStmt:
 			if (drops_sabot((DropStmt *) stmt))
-				make_way(MyDatabaseId, true);
+				make_way_for_drop();
 			break;
 		default:
 			break;

@@ -110,12 +110,28 @@ sql($node, q{UPDATE source SET note = 'again'});
 handed_over('app', '1 2 3 4 5 10 10', 'rows of a subscription');
 app('DROP SUBSCRIPTION sub');
 
-# Without the extension there is no stream, nor its trigger.
+# Without the extension there is no stream, nor its trigger and its tables; nor
+# in a copy, adopted or not, where the columns have changed, too.
 
-app('DROP EXTENSION sabot');
-is(app("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'sabot_stream%'"),
-	'0', 'DROP EXTENSION takes the trigger along');
-app(q{INSERT INTO source VALUES (11, 'alone')});
+sql($node, 'CREATE DATABASE again');
+$node->command_ok(
+	[ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump, 'again' ],
+	'restore again');
+sql($node, q{ALTER TABLE source ADD COLUMN more int}, db => 'again');
+sql($node, q{INSERT INTO source VALUES (10, 'more', 1)}, db => 'again');
+foreach my $db ('app', 'again', 'restored')
+{
+	sql($node, "SELECT sabot.submit_stream('source', 'SELECT FROM batch')", db => $db);
+	cmp_ok(
+		sql($node, "SELECT count(*) FROM pg_class WHERE relname ~ '^stream_[0-9_]+\$'", db => $db),
+		'>', 0, "$db: there are tables of captured rows");
+	sql($node, 'DROP EXTENSION sabot', db => $db);
+	is( sql($node, "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'sabot_stream%'", db => $db),
+		'0', "$db: DROP EXTENSION takes the trigger along");
+	is( sql($node, "SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'sabot'::regnamespace", db => $db),
+		'', "$db: and all tables");
+	sql($node, q{INSERT INTO source VALUES (11, 'alone')}, db => $db);
+}
 
 $node->stop;
 done_testing();
