@@ -93,7 +93,7 @@ BEGIN;
 DROP DOMAIN al.dom CASCADE;
 \! psql -XAtq -U shape_monitor -d contrib_regression -c "SET statement_timeout = '20 s'" -c "SELECT count(*) > 0, count(*) FILTER (WHERE lag_rows IS NULL AND state NOT IN ('failed', 'canceled')) FROM sabot.stream_status"
 COMMIT;
-SELECT lag_rows FROM sabot.stream_status WHERE job_id = :domained;
+SELECT pg_temp.await(format('(SELECT lag_rows = 0 FROM sabot.stream_status WHERE job_id = %s)', :domained));
 SELECT sabot.cancel_job(:domained);
 
 -- The tablespace of captured rows is not for the caller to choose.
