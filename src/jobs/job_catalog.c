@@ -26,6 +26,7 @@
 #include "commands/extension.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "jit/jit.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "utils/guc.h"
@@ -187,7 +188,10 @@ sabot_catalog(bool missing_ok)
  * sabot_own_begin - become the extension's owner for sabot's own statements
  *
  * Nothing the statements call can find its way back to more rights or to
- * other objects.  A transaction's or subtransaction's abort undoes this too.
+ * other objects.  They read few rows, so that compiling them never pays; but
+ * where one has no index to use in spite of enable_seqscan = off, 15 to 17
+ * think that it costs so much that it would.  A transaction's or
+ * subtransaction's abort undoes this too.
  */
 void
 sabot_own_begin(SabotOwn *own)
@@ -201,6 +205,9 @@ sabot_own_begin(SabotOwn *own)
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
+	if (jit_enabled)
+		(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 }
 
 /*

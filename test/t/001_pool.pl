@@ -423,5 +423,26 @@ sql($node, "SELECT sabot.cancel_job($_)") foreach @many, $busy;
 poll($node, 'SELECT count(*) FROM sabot.job_status WHERE finished_at IS NULL',
 	'0', 'all are canceled');
 
+# What agents ask for themselves is never compiled, however much the planner
+# thinks that it costs
+
+sql($node, "CREATE ROLE dear LOGIN; SELECT sabot.grant_usage('dear');"
+	  . ' ALTER ROLE dear SET jit_above_cost = 0');
+$job = submit($node, 'SET work_mem = 999', user => 'dear');
+ends($node, $job, 'completed', 'a job that needs no plan');
+$agent = job($node, $job, 'pid');
+SKIP:
+{
+	skip 'no JIT in this server, or no way to see it', 3
+	  if sql($node, 'SELECT pg_jit_available()') ne 't'
+	  || !-r "/proc/$agent/maps";
+	unlike(slurp_file("/proc/$agent/maps"), qr/llvmjit/,
+		'its agent has compiled nothing');
+	$job = submit($node, 'SELECT 1', user => 'dear');
+	ends($node, $job, 'completed', 'a job with a plan');
+	like(slurp_file('/proc/' . job($node, $job, 'pid') . '/maps'),
+		qr/llvmjit/, 'which is compiled');
+}
+
 $node->stop;
 done_testing();
