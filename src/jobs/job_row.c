@@ -427,42 +427,6 @@ sabot_row_next_blocked(Relation rel, int64 parent_id, int64 after)
 }
 
 /*
- * replace_row - replace a version of a row
- *
- * values and isnull are all columns of the new one.  If our transaction has
- * the row not locked, it waits for nobody: returns false, having done nothing,
- * if there is another version by now or somebody else has it locked.
- */
-static bool
-replace_row(SabotRowWriter *writer, HeapTuple old, const Datum *values,
-			const bool *isnull, bool locked)
-{
-	int			natts = RelationGetDescr(writer->rel)->natts;
-	TupleTableSlot *slot = writer->slot;
-	SabotUpdateIndexes indexes;
-	TM_FailureData failure;
-	LockTupleMode mode;
-
-	ExecClearTuple(slot);
-	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
-	memcpy(slot->tts_isnull, isnull, sizeof(bool) * natts);
-	ExecStoreVirtualTuple(slot);
-	if (locked)
-		simple_table_tuple_update(writer->rel, &old->t_self, slot,
-								  SnapshotSelf, &indexes);
-	else if (table_tuple_update(writer->rel, &old->t_self, slot,
-								GetCurrentCommandId(true), SnapshotSelf,
-								InvalidSnapshot, false, &failure, &mode,
-								&indexes) != TM_Ok)
-		return false;
-	if (SabotMustUpdateIndexes(indexes) && writer->result->ri_NumIndices > 0)
-		SabotExecInsertIndexTuples(writer->result, slot, writer->estate);
-	ResetPerTupleExprContext(writer->estate);
-	CommandCounterIncrement();
-	return true;
-}
-
-/*
  * sabot_row_update - replace a row that our transaction has locked
  *
  * values and isnull are all of its columns.  The new version is to be seen by
@@ -472,25 +436,20 @@ void
 sabot_row_update(SabotRowWriter *writer, HeapTuple old, const Datum *values,
 				 const bool *isnull)
 {
-	(void) replace_row(writer, old, values, isnull, true);
-}
+	int			natts = RelationGetDescr(writer->rel)->natts;
+	TupleTableSlot *slot = writer->slot;
+	SabotUpdateIndexes indexes;
 
-/*
- * set_state - a new version of a row with another state
- */
-static bool
-set_state(SabotRowWriter *writer, HeapTuple old, SabotJobState state,
-		  const char *reason, bool locked)
-{
-	Datum		v[JOB_NCOLUMNS];
-	bool		isnull[JOB_NCOLUMNS];
-
-	heap_deform_tuple(old, RelationGetDescr(writer->rel), v, isnull);
-	v[JOB_STATE] = ObjectIdGetDatum(sabot_catalog(false)->states[state]);
-	isnull[JOB_REASON] = reason == NULL;
-	if (reason)
-		v[JOB_REASON] = CStringGetTextDatum(reason);
-	return replace_row(writer, old, v, isnull, locked);
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
+	memcpy(slot->tts_isnull, isnull, sizeof(bool) * natts);
+	ExecStoreVirtualTuple(slot);
+	simple_table_tuple_update(writer->rel, &old->t_self, slot, SnapshotSelf,
+							  &indexes);
+	if (SabotMustUpdateIndexes(indexes) && writer->result->ri_NumIndices > 0)
+		SabotExecInsertIndexTuples(writer->result, slot, writer->estate);
+	ResetPerTupleExprContext(writer->estate);
+	CommandCounterIncrement();
 }
 
 /*
@@ -503,7 +462,35 @@ void
 sabot_row_set_state(SabotRowWriter *writer, HeapTuple old,
 					SabotJobState state, const char *reason)
 {
-	(void) set_state(writer, old, state, reason, true);
+	Datum		v[JOB_NCOLUMNS];
+	bool		isnull[JOB_NCOLUMNS];
+
+	heap_deform_tuple(old, RelationGetDescr(writer->rel), v, isnull);
+	v[JOB_STATE] = ObjectIdGetDatum(sabot_catalog(false)->states[state]);
+	isnull[JOB_REASON] = reason == NULL;
+	if (reason)
+		v[JOB_REASON] = CStringGetTextDatum(reason);
+	sabot_row_update(writer, old, v, isnull);
+}
+
+/*
+ * try_lock_version - lock a version of a row without waiting for anybody
+ *
+ * Returns false if there is another one by now or somebody else has it locked.
+ * An update that does not wait is none that the server knows: locking is.
+ */
+static bool
+try_lock_version(SabotRowWriter *writer, HeapTuple tuple)
+{
+	TM_FailureData failure;
+	TM_Result	result = table_tuple_lock(writer->rel, &tuple->t_self,
+										  SnapshotSelf, writer->slot,
+										  GetCurrentCommandId(true),
+										  LockTupleNoKeyExclusive,
+										  LockWaitSkip, 0, &failure);
+
+	ExecClearTuple(writer->slot);
+	return result == TM_Ok;
 }
 
 /*
@@ -516,5 +503,8 @@ bool
 sabot_row_try_set_state(SabotRowWriter *writer, HeapTuple old,
 						SabotJobState state, const char *reason)
 {
-	return set_state(writer, old, state, reason, false);
+	if (!try_lock_version(writer, old))
+		return false;
+	sabot_row_set_state(writer, old, state, reason);
+	return true;
 }
