@@ -214,6 +214,14 @@ END
 $$;
 SELECT count(pg_temp.finish(job_id)) FROM sabot.job_status WHERE name = 'late';
 SELECT state, error, count(*) FROM sabot.job_status WHERE name = 'late' GROUP BY 1, 2;
+-- What an agent makes of a command does not outlive the job, also if it had to
+-- see first whether what that depends on has ended.
+SELECT sabot.submit_job('SELECT') AS first \gset
+SELECT count(sabot.submit_job('SELECT FROM (VALUES (1)' || repeat(', (1)', 5000) || ') AS v', name => 'long',
+	depends_on => ARRAY[:first])) FROM generate_series(1, 200);
+SELECT count(pg_temp.finish(job_id)) FROM sabot.job_status WHERE name = 'long';
+SELECT pg_temp.await($$(SELECT every(state = 'idle') FROM sabot.agent_status)$$);
+SELECT max(memory_bytes) < 10000000 AS small FROM sabot.agent_status;
 -- Tasks go with their graph.
 SELECT sabot.purge('0') > 0 AS purged;
 SELECT count(*) FROM sabot.job_history;

@@ -229,6 +229,7 @@ sabot_own_end(SabotOwn *own)
 void
 sabot_own_start_transaction(SabotOwn *own)
 {
+	own->context = CurrentMemoryContext;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	XactIsoLevel = XACT_READ_COMMITTED;
@@ -245,6 +246,9 @@ sabot_own_start_transaction(SabotOwn *own)
 
 /*
  * sabot_own_commit_transaction - commit what the above began
+ *
+ * The memory context is what it was before: the server would leave us in one
+ * that lives as long as the process.
  */
 void
 sabot_own_commit_transaction(SabotOwn *own)
@@ -253,6 +257,7 @@ sabot_own_commit_transaction(SabotOwn *own)
 	PopActiveSnapshot();
 	SPI_finish();
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(own->context);
 }
 
 /*
@@ -268,6 +273,7 @@ sabot_own_commit_locally(SabotOwn *own)
 		(void) set_config_option("synchronous_commit", "local", PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(own->context);
 }
 
 /*

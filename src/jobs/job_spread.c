@@ -309,7 +309,6 @@ sabot_piece_read(const SabotJob *job)
 				 errmsg("nothing is known of the rows of this piece")));
 	fill_piece(piece, context);
 	sabot_own_commit_transaction(&own);
-	MemoryContextSwitchTo(context);
 	return piece;
 }
 
@@ -324,7 +323,6 @@ sabot_spread_is_planned(int64 job_id)
 {
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(job_id)};
-	MemoryContext context = CurrentMemoryContext;
 	SabotOwn	own;
 	bool		result;
 
@@ -333,7 +331,6 @@ sabot_spread_is_planned(int64 job_id)
 					   " AND key_columns IS NOT NULL",
 					   1, types, values, NULL, 1) > 0;
 	sabot_own_commit_transaction(&own);
-	MemoryContextSwitchTo(context);
 	return result;
 }
 

@@ -196,6 +196,7 @@ typedef struct SabotOwn
 	Oid			userid;
 	int			sec_context;
 	int			guc_level;
+	MemoryContext context;		/* outside of sabot's own transaction */
 } SabotOwn;
 
 extern const SabotCatalog *sabot_catalog(bool missing_ok);
