@@ -524,6 +524,7 @@ sabot_jobs_probe(void)
 		sabot_queue_load();
 		ok = recover_orphans();
 		ok = recover_signals() && ok;
+		sabot_spread_refill();
 		owners = list_concat_unique_oid(open_owners(),
 										sabot_stream_probe(probe_context));
 		foreach(lc, owners)

@@ -614,6 +614,37 @@ sabot_spread_look_for_signal(int64 job_id)
 }
 
 /*
+ * sabot_spread_refill - have pieces run in the place of some that have ended
+ * and could not have others run after them, as these were locked
+ *
+ * With a pause between pieces as many are open and not blocked as there are
+ * lanes, in every snapshot: who ends one schedules another one then.  In a
+ * prober, in no transaction.
+ */
+void
+sabot_spread_refill(void)
+{
+	SabotOwn	own;
+	int			n;
+
+	sabot_own_start_transaction(&own);
+	n = sabot_spi("UPDATE sabot.job SET state = 'queued' WHERE job_id IN"
+				  " (SELECT c.job_id FROM sabot.job_spread s"
+				  "  JOIN sabot.job p ON p.job_id = s.job_id AND p.state = 'blocked',"
+				  "  LATERAL (SELECT o.job_id FROM sabot.job o"
+				  "   WHERE o.parent_id = s.job_id AND o.state = 'blocked' ORDER BY o.job_id"
+				  "   LIMIT greatest(0, s.lanes - (SELECT count(*) FROM sabot.job r"
+				  "    WHERE r.parent_id = s.job_id AND r.state <> 'blocked'))) l"
+				  "  JOIN sabot.job c ON c.job_id = l.job_id"
+				  "  WHERE s.lanes IS NOT NULL FOR UPDATE OF c SKIP LOCKED)"
+				  " AND state = 'blocked'"
+				  " RETURNING job_id, priority, queue, owner, NULL::timestamptz",
+				  0, NULL, NULL, NULL, 0);
+	(void) sabot_job_push_rows(n);
+	sabot_own_commit_transaction(&own);
+}
+
+/*
  * sabot_spread_refuse_retry - raise 55000 for a finished job whose pieces
  * cannot run again, as the snapshot is gone that they had in common
  *

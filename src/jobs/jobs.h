@@ -476,6 +476,7 @@ extern struct SabotPiece *sabot_piece_read(const SabotJob *job);
 extern bool sabot_spread_is_planned(int64 job_id);
 extern bool sabot_spread_plan(const SabotJob *job);
 extern void sabot_spread_look_for_signal(int64 job_id);
+extern void sabot_spread_refill(void);
 extern void sabot_spread_refuse_retry(int64 job_id);
 extern void sabot_spread_go_on(Relation rel, const SabotJob *ended);
 extern SabotOutcome *sabot_spread_outcome(const SabotJob *job,

@@ -212,6 +212,30 @@ SQL
 	is(sql($node, "SELECT sabot.job_state($second)"), 'scheduled', 'prober: second job is not paused');
 }
 
+# Pieces with pauses between them, of which some end while the others are locked
+# by who pauses the job, and then does not.
+{
+	my ($holder, $locker) = map { user_session($node) } 1 .. 2;
+	$holder->query_safe('SELECT pg_advisory_lock(2)');
+	my $other = submit($node, 'SELECT 1', args => q{run_after => 'infinity'});
+	$locker->query_safe("BEGIN; SELECT FROM sabot.job WHERE job_id = $other FOR UPDATE");
+	my $job = submit($node, 'UPDATE t SET x = x + 1 FROM pg_advisory_xact_lock_shared(2)',
+		args => q{over => 't', pieces => 8, piece_pause => '1 ms'});
+	poll($node, "SELECT count(*) > 0 FROM sabot.job_task WHERE parent_id = $job AND state = 'running'",
+		't', 'pauses: pieces run');
+	my ($owner, $pid) = begin_query(
+		"BEGIN; SELECT sabot.pause_job($job), sabot.cancel_job($other); COMMIT");
+	waits($pid, 'transactionid', 'pauses: pieces are about to be paused');
+	$holder->query_safe('SELECT pg_advisory_unlock(2)');
+	poll($node, "SELECT DISTINCT state FROM sabot.job_task WHERE parent_id = $job AND finished_at IS NULL",
+		'blocked', 'pauses: all others have ended');
+	sql($node, "SELECT pg_cancel_backend($pid)");
+	ends($node, $job, 'completed', 'pauses: the job goes on');
+	is(sql($node, 'SELECT DISTINCT x FROM t'), '1', 'pauses: each row once');
+	$_->quit foreach $holder, $locker, $owner;
+	sql($node, "SELECT sabot.cancel_job($other)");
+}
+
 # Who was told that his job is canceled is not told otherwise.
 {
 	close_gate();
