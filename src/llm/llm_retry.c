@@ -138,10 +138,12 @@ count_again(int64 job_id)
 }
 
 /*
- * see_that_it_runs - queue a job again if it is finished, and have its worker
- * look if it waits for changes
+ * see_that_it_runs - queue a job again if it is finished, and have a worker
+ * look if it is not
  *
- * It may have been finished while the lock of its counters was waited for.
+ * It may have been finished while the lock of its counters was waited for; and
+ * one that has nothing left to ask may come to wait for changes before this
+ * commits.
  */
 static void
 see_that_it_runs(int64 job_id)
@@ -157,7 +159,7 @@ see_that_it_runs(int64 job_id)
 		return;
 	}
 	n = sabot_spi("SELECT job_id, priority, queue, owner, NULL::timestamptz"
-				  " FROM sabot.job WHERE job_id = $1 AND state = 'blocked'",
+				  " FROM sabot.job WHERE job_id = $1",
 				  1, types, values, NULL, 0);
 	(void) sabot_job_push_rows(n);
 }

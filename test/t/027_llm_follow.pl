@@ -228,6 +228,32 @@ idle($job, 'retry: it waits again');
 is(prompts(), asked('bad'), 'retry: one request');
 is(progress($job), '9|8|0|0|1', 'retry: counts');
 
+# ... also if the worker is just about to wait for changes, and does not see it
+$ollama->faults('400:,match=^late bad', 'hold:,match=^held');
+sql($node, "INSERT INTO note (id, body) VALUES (30, 'late bad')");
+idle($job, 'late retry: it waits');
+sql($node, "INSERT INTO note (id, body) VALUES (31, 'held')");
+ok($ollama->wait_for('running', 1), 'late retry: the request is under way');
+{
+	my ($locker, $retrier) = map { user_session($node) } 1 .. 2;
+	$locker->query_safe("BEGIN; SELECT FROM sabot.job WHERE job_id = $job FOR UPDATE");
+	$ollama->faults();
+	$ollama->release;
+	poll($node, "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'sabot llm'",
+		'transactionid', 'late retry: its worker is about to block it');
+	$retrier->query_safe("BEGIN; SELECT sabot.retry_llm_items($job)");
+	$locker->query_safe('COMMIT');
+	poll($node, "SELECT state FROM sabot.job WHERE job_id = $job", 'blocked', 'late retry: blocked');
+	poll($node, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'sabot llm'",
+		'0', 'late retry: its worker has gone');
+	$retrier->query_safe('COMMIT');
+	$_->quit foreach $locker, $retrier;
+}
+poll($node, 'SELECT label FROM note WHERE id = 30', '<late bad>', 'late retry: answered');
+sql($node, 'DELETE FROM note WHERE id IN (30, 31)');
+idle($job, 'late retry: it waits again');
+prompts();
+
 # The same prompts are sent once.
 sql($node, "INSERT INTO note (id, body) SELECT n, 'twin' FROM generate_series(12, 20) AS n");
 idle($job, 'twins: it waits');
