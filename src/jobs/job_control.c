@@ -272,6 +272,11 @@ sabot_resume_job(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	PreventCommandIfReadOnly("sabot.resume_job()");
 	sabot_job_refuse_copied(job_id, &found);
+	if (sabot_pause_is_pending(job_id))
+	{
+		sabot_pending_resume(job_id);
+		PG_RETURN_BOOL(true);
+	}
 	SPI_connect();
 	sabot_own_begin(&own);
 	/* In the order of an agent that obeys: if one does just now, it pauses. */

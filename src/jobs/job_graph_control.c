@@ -442,6 +442,8 @@ sabot_job_resume_waiting(int64 job_id)
 	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	sabot_own_begin(&own);
+	/* Our own transaction may have asked for it. */
+	(void) sabot_job_take_back_pause(job_id);
 	lock_paused(job_id);
 	n = sabot_spi("UPDATE sabot.job j SET reason = NULL, state = " STATE_TO_RESUME ","
 				  " run_after = CASE WHEN j.kind = 'graph' THEN $2 + j.timeout ELSE j.run_after END"

@@ -150,8 +150,8 @@ sabot_pending_signal(int64 job_id, SabotInterrupt reason)
 }
 
 /*
- * sabot_pending_resume - resume a graph, or a job that waits for others, when
- * this commits
+ * sabot_pending_resume - resume a graph, a job that waits for others, or one
+ * that this transaction has asked to be paused, when this commits
  */
 void
 sabot_pending_resume(int64 job_id)
@@ -227,6 +227,20 @@ sabot_submit_is_pending(int64 job_id)
 {
 	for (int i = 0; i < npending; i++)
 		if (pending[i].kind == PENDING_SUBMIT && pending[i].job_id == job_id)
+			return true;
+	return false;
+}
+
+/*
+ * sabot_pause_is_pending - whether this transaction has asked for the pause of a
+ * job
+ */
+bool
+sabot_pause_is_pending(int64 job_id)
+{
+	for (int i = 0; i < npending; i++)
+		if (pending[i].kind == PENDING_INTERRUPT && pending[i].job_id == job_id &&
+			pending[i].reason == SABOT_INTERRUPT_PAUSE)
 			return true;
 	return false;
 }

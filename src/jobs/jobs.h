@@ -403,6 +403,7 @@ extern void sabot_pending_call(int64 job_id,
 							   void (*apply) (int64 job_id, void *arg),
 							   void *arg);
 extern bool sabot_submit_is_pending(int64 job_id);
+extern bool sabot_pause_is_pending(int64 job_id);
 
 /* in job_depend.c: jobs that wait for jobs */
 typedef struct SabotSettling SabotSettling;

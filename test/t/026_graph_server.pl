@@ -139,6 +139,64 @@ is( sql($node,
 ends($node, $late, 'failed', 'one that is out of time');
 like(job($node, $late, 'error'), qr/timed out/, 'for that');
 
+# A graph is resumed before the agents of its tasks have come to the pause; while
+# one of them writes it; and again and again, by two sessions at once.
+
+sql($node, 'CREATE TABLE gate (open boolean)');
+my $command = 'SELECT pg_sleep(600) WHERE NOT EXISTS (SELECT FROM gate)';
+$graph = sql($node, <<"SQL");
+SELECT sabot.submit_graph(jsonb_build_array(
+	sabot.graph_task('a', \$\$$command\$\$), sabot.graph_task('b', \$\$$command\$\$),
+	sabot.graph_task('c', 'SELECT', '{a,b}')))
+SQL
+my $states = "SELECT string_agg(state::text, ' ' ORDER BY job_id) FROM sabot.job_task WHERE parent_id = $graph";
+my $after = submit($node, $command, args => "depends_on => ARRAY[" . submit($node, 'SELECT') . "]");
+running($node, $after);
+poll($node, $states, 'running running blocked', 'resume: two tasks run');
+sql($node, "SELECT sabot.pause_job($_)") foreach $graph, $after;
+is(sql($node, "SELECT sabot.resume_job($_)"), 't', 'resume: at once') foreach $graph, $after;
+is(sql($node, 'SELECT count(*) FROM sabot.job_signal'), '0', 'resume: no request is left');
+poll($node, $states, 'running running blocked', 'resume: both run on, or again');
+running($node, $after);
+is(job($node, $after, 'state'), 'running', 'resume: so does a job that depends on others');
+
+my $task = $graph + 1;
+my $pid = running($node, $task);
+my $locker = user_session($node);
+$locker->query_safe("BEGIN; SELECT FROM sabot.job WHERE job_id = $task FOR UPDATE");
+sql($node, "SELECT sabot.pause_job($graph)");
+poll($node, "SELECT wait_event FROM pg_stat_activity WHERE pid = $pid",
+	'transactionid', 'resume: a pause is written');
+my $owner = user_session($node);
+my $owner_pid = $owner->query_safe('SELECT pg_backend_pid()');
+$owner->query_until(qr/asked/, "\\echo asked\nSELECT sabot.resume_job($graph);\n");
+poll($node, "SELECT wait_event FROM pg_stat_activity WHERE pid = $owner_pid",
+	'transactionid', 'resume: waits for that');
+$locker->query_safe('COMMIT');
+$owner->query_safe('SELECT 1');
+$owner->quit;
+$locker->quit;
+poll($node, $states, 'running running blocked', 'resume: both run again');
+
+my $script = "$PostgreSQL::Test::Utils::tmp_check/pause.sql";
+append_to_file($script, <<"SQL");
+SELECT sabot.pause_job($graph);
+SELECT sabot.resume_job($graph);
+SQL
+$node->command_ok(
+	[ 'pgbench', '-n', '-h', $node->host, '-p', $node->port, '-c', '2', '-j', '2', '-t', '100', '-f', $script, 'postgres' ],
+	'resume: two sessions');
+sql($node, "SELECT sabot.resume_job($graph)");
+poll($node, $states, 'running running blocked', 'resume: both run after all that');
+my $single = submit($node, $command);
+running($node, $single);
+sql($node, 'INSERT INTO gate VALUES (true)');
+is(sql($node, "SELECT sabot.pause_job($_), sabot.resume_job($_)"), 't|t', 'resume: in one transaction')
+  foreach $graph, $after, $single;
+ends($node, $_, 'completed', 'resume: and complete') foreach $graph, $after, $single;
+is( sql($node, "SELECT string_agg(concat(attempt, ' ', losses), ', ') FROM sabot.job_task WHERE parent_id = $graph"),
+	'1 0, 1 0, 1 0', 'resume: nothing was counted');
+
 # A job depends on a graph that is purged before the job runs.
 
 sql($node, q{SELECT sabot.pause_queue('held')});
