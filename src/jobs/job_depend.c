@@ -358,8 +358,8 @@ sabot_depend_make_ready(SabotRowWriter *writer, HeapTuple tuple, const SabotJob 
 /*
  * try_make_ready - the same for a job whose row was only read
  *
- * Returns false, having done nothing, if it is not as it was read anymore or
- * somebody else has it locked.
+ * Waits for who has it locked; returns false, having done nothing, if it is not
+ * as it was read then.
  */
 static bool
 try_make_ready(SabotRowWriter *writer, HeapTuple tuple, const SabotJob *job,

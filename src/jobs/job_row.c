@@ -427,6 +427,38 @@ sabot_row_next_blocked(Relation rel, int64 parent_id, int64 after)
 }
 
 /*
+ * replace_row - replace a version of a row
+ *
+ * values and isnull are all columns of the new one.  Waits for who has the row
+ * locked; returns false, having done nothing, if that was to replace it.
+ */
+static bool
+replace_row(SabotRowWriter *writer, HeapTuple old, const Datum *values,
+			const bool *isnull)
+{
+	int			natts = RelationGetDescr(writer->rel)->natts;
+	TupleTableSlot *slot = writer->slot;
+	SabotUpdateIndexes indexes;
+	TM_FailureData failure;
+	LockTupleMode mode;
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
+	memcpy(slot->tts_isnull, isnull, sizeof(bool) * natts);
+	ExecStoreVirtualTuple(slot);
+	if (table_tuple_update(writer->rel, &old->t_self, slot,
+						   GetCurrentCommandId(true), SnapshotSelf,
+						   InvalidSnapshot, true, &failure, &mode,
+						   &indexes) != TM_Ok)
+		return false;
+	if (SabotMustUpdateIndexes(indexes) && writer->result->ri_NumIndices > 0)
+		SabotExecInsertIndexTuples(writer->result, slot, writer->estate);
+	ResetPerTupleExprContext(writer->estate);
+	CommandCounterIncrement();
+	return true;
+}
+
+/*
  * sabot_row_update - replace a row that our transaction has locked
  *
  * values and isnull are all of its columns.  The new version is to be seen by
@@ -436,31 +468,20 @@ void
 sabot_row_update(SabotRowWriter *writer, HeapTuple old, const Datum *values,
 				 const bool *isnull)
 {
-	int			natts = RelationGetDescr(writer->rel)->natts;
-	TupleTableSlot *slot = writer->slot;
-	SabotUpdateIndexes indexes;
-
-	ExecClearTuple(slot);
-	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
-	memcpy(slot->tts_isnull, isnull, sizeof(bool) * natts);
-	ExecStoreVirtualTuple(slot);
-	simple_table_tuple_update(writer->rel, &old->t_self, slot, SnapshotSelf,
-							  &indexes);
-	if (SabotMustUpdateIndexes(indexes) && writer->result->ri_NumIndices > 0)
-		SabotExecInsertIndexTuples(writer->result, slot, writer->estate);
-	ResetPerTupleExprContext(writer->estate);
-	CommandCounterIncrement();
+	if (!replace_row(writer, old, values, isnull))
+		elog(ERROR, "row of a job was replaced though it was locked");
 }
 
 /*
- * sabot_row_set_state - set the state of a row that our transaction has
- * locked, and why it is so
+ * sabot_row_try_set_state - set the state of a row that was only read, and why
+ * it is so
  *
- * reason may be NULL.
+ * reason may be NULL.  Waits for who has the row locked; returns false, having
+ * done nothing, if it is not as it was read then.
  */
-void
-sabot_row_set_state(SabotRowWriter *writer, HeapTuple old,
-					SabotJobState state, const char *reason)
+bool
+sabot_row_try_set_state(SabotRowWriter *writer, HeapTuple old,
+						SabotJobState state, const char *reason)
 {
 	Datum		v[JOB_NCOLUMNS];
 	bool		isnull[JOB_NCOLUMNS];
@@ -470,41 +491,16 @@ sabot_row_set_state(SabotRowWriter *writer, HeapTuple old,
 	isnull[JOB_REASON] = reason == NULL;
 	if (reason)
 		v[JOB_REASON] = CStringGetTextDatum(reason);
-	sabot_row_update(writer, old, v, isnull);
+	return replace_row(writer, old, v, isnull);
 }
 
 /*
- * try_lock_version - lock a version of a row without waiting for anybody
- *
- * Returns false if there is another one by now or somebody else has it locked.
- * An update that does not wait is none that the server knows: locking is.
+ * sabot_row_set_state - the same for a row that our transaction has locked
  */
-static bool
-try_lock_version(SabotRowWriter *writer, HeapTuple tuple)
+void
+sabot_row_set_state(SabotRowWriter *writer, HeapTuple old,
+					SabotJobState state, const char *reason)
 {
-	TM_FailureData failure;
-	TM_Result	result = table_tuple_lock(writer->rel, &tuple->t_self,
-										  SnapshotSelf, writer->slot,
-										  GetCurrentCommandId(true),
-										  LockTupleNoKeyExclusive,
-										  LockWaitSkip, 0, &failure);
-
-	ExecClearTuple(writer->slot);
-	return result == TM_Ok;
-}
-
-/*
- * sabot_row_try_set_state - the same for a row that was only read
- *
- * Returns false, having done nothing, if it is not as it was read anymore or
- * somebody else has it locked.
- */
-bool
-sabot_row_try_set_state(SabotRowWriter *writer, HeapTuple old,
-						SabotJobState state, const char *reason)
-{
-	if (!try_lock_version(writer, old))
-		return false;
-	sabot_row_set_state(writer, old, state, reason);
-	return true;
+	if (!sabot_row_try_set_state(writer, old, state, reason))
+		elog(ERROR, "row of a job was replaced though it was locked");
 }
