@@ -59,9 +59,11 @@ signal_of_row(void)
  * sabot_job_take_signal - take the request to a job out of its table, as it is
  * about to be obeyed
  *
- * SABOT_INTERRUPT_NONE if there is none (anymore).  To be called before the
- * job's row is locked, as sabot.resume_job() takes a request back in that
- * order.  Between sabot_own_begin() and sabot_own_end(), SPI connected.
+ * SABOT_INTERRUPT_NONE if there is none (anymore), or somebody has it locked:
+ * whoever takes it back or makes it another one sees to it, even if that is
+ * rolled back.  To be called before the job's row is locked, which is the order
+ * of sabot.resume_job(), too.  Between sabot_own_begin() and sabot_own_end(),
+ * SPI connected.
  */
 SabotInterrupt
 sabot_job_take_signal(int64 job_id)
@@ -69,7 +71,9 @@ sabot_job_take_signal(int64 job_id)
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(job_id)};
 
-	if (sabot_spi("DELETE FROM sabot.job_signal WHERE job_id = $1 RETURNING action",
+	if (sabot_spi("DELETE FROM sabot.job_signal WHERE job_id ="
+				  " (SELECT s.job_id FROM sabot.job_signal s WHERE s.job_id = $1"
+				  "  FOR UPDATE SKIP LOCKED) RETURNING action",
 				  1, types, values, NULL, 0) == 0)
 		return SABOT_INTERRUPT_NONE;
 	return signal_of_row();
@@ -95,9 +99,7 @@ sabot_job_take_back_pause(int64 job_id)
  * sabot_job_obey_signal - cancel or pause a job that does not run (anymore), as
  * asked; interrupt it if it runs all the same
  *
- * Returns false if there is no such request (anymore), or somebody has it
- * locked: whoever obeys it, takes it back or makes it another one sees to it.
- * In no transaction.
+ * Returns false if there is no such request, as above.  In no transaction.
  */
 bool
 sabot_job_obey_signal(int64 job_id)

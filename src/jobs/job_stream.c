@@ -565,6 +565,7 @@ sabot_stream_is_ready(int64 job_id)
 	Look		l = {0};
 
 	StartTransactionCommand();
+	XactIsoLevel = XACT_READ_COMMITTED; /* waits for no safe snapshot */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(CurTransactionContext);
 	job = sabot_job_read(job_id);

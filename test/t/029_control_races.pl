@@ -236,6 +236,58 @@ SQL
 	sql($node, "SELECT sabot.cancel_job($other)");
 }
 
+# An agent that is to pause a job does not wait for a transaction that takes
+# this back and is not committed.
+{
+	close_gate();
+	my ($first, $second) = map { submit($node, 'SELECT hold()') } 1 .. 2;
+	my $owner = user_session($node);
+	running($node, $_) foreach $first, $second;
+	sql($node, "SELECT sabot.pause_job($_)") foreach $first, $second;
+	is($owner->query_safe("BEGIN; SELECT sabot.resume_job($first)"), 't', 'open: pause is taken back');
+	open_gate();
+	ends($node, $first, 'completed', 'open: the job has run');
+	poll($node, "SELECT sabot.job_state($second)", 'paused', 'open: the other one is paused');
+	$owner->query_safe('COMMIT');
+
+	close_gate();
+	sql($node, "SELECT sabot.resume_job($second)");
+	running($node, $second);
+	sql($node, "SELECT sabot.pause_job($second)");
+	$owner->query_safe("BEGIN; SAVEPOINT s; SELECT sabot.resume_job($second); ROLLBACK TO s");
+	open_gate();
+	poll($node, "SELECT sabot.job_state($second)", 'paused', 'open: or not taken back after all');
+	$owner->quit;
+	sql($node, "SELECT sabot.resume_job($second)");
+	ends($node, $second, 'completed', 'open: all have run');
+}
+
+# A role whose transactions would wait for others to end: its stream does not
+# wait to find that there is nothing to do.
+{
+	sql($node, <<'SQL');
+CREATE ROLE patient LOGIN;
+SELECT sabot.grant_usage('patient');
+ALTER ROLE patient SET default_transaction_isolation = serializable;
+ALTER ROLE patient SET default_transaction_deferrable = on;
+GRANT CREATE ON SCHEMA public TO patient;
+SQL
+	my $job = sql($node, <<'SQL', user => 'patient');
+CREATE TABLE own (id int);
+SELECT sabot.submit_stream('own', 'SELECT count(*) FROM batch');
+SQL
+	poll($node, "SELECT sabot.job_state($job)", 'blocked', 'patient: idle');
+	sql($node, 'ALTER ROLE patient SET default_transaction_read_only = on');
+	sql($node, "SELECT sabot.pause_job($job)");
+	my $other = user_session($node);
+	$other->query_safe('CREATE TABLE other (id int); BEGIN ISOLATION LEVEL SERIALIZABLE; INSERT INTO other VALUES (1)');
+	sql($node, "SELECT sabot.resume_job($job)");
+	poll($node, "SELECT state FROM sabot.job WHERE job_id = $job", 'blocked', 'patient: its agent has looked');
+	poll($node, "SELECT sabot.job_state($job)", 'blocked', 'patient: and gone');
+	$other->quit;
+	sql($node, "SELECT sabot.cancel_job($job)");
+}
+
 # Who was told that his job is canceled is not told otherwise.
 {
 	close_gate();
