@@ -561,6 +561,23 @@ run_kind(SabotJob *job, const SabotReady *entry, bool is_met)
 }
 
 /*
+ * obey_late - cancel or pause a job that our agent has just let go of, if it
+ * was asked for that when there was no attempt to interrupt
+ *
+ * Whoever asks from now on sees that it does not run.  Returns whether it was:
+ * what an attempt has obeyed, or its owner has taken back since, is not asked
+ * for anymore.  In no transaction.
+ */
+static bool
+obey_late(int64 job_id)
+{
+	SabotInterrupt reason = sabot_pool_last_interrupt();
+
+	return (reason == SABOT_INTERRUPT_CANCEL ||
+			reason == SABOT_INTERRUPT_PAUSE) && sabot_job_obey_signal(job_id);
+}
+
+/*
  * run_and_tell - run the job that our agent has taken, and tell who waits for it
  *
  * It is NULL if it is not to run.
@@ -573,13 +590,11 @@ run_and_tell(SabotJob *job, const SabotReady *entry, const char *queue,
 	bool		more = job != NULL && run_kind(job, entry, is_met);
 
 	more |= sabot_pool_end_work();
-	if (job != NULL && job->is_stream && sabot_stream_obey(entry->job_id))
+	if (obey_late(entry->job_id))
 		more = false;
 	if (more)
 		sabot_ready_push(MyDatabaseId, GetSessionUserId(), queue, &again);
 	sabot_wait_wakeup(entry->job_id);
-	if (job != NULL && job->is_spread)
-		sabot_spread_look_for_signal(job->job_id);
 	if (job != NULL)
 		sabot_agent_reset_session();
 	if (sabot_queue_is_limited(MyDatabaseId, queue))

@@ -593,27 +593,6 @@ sabot_spread_plan(const SabotJob *job)
 }
 
 /*
- * sabot_spread_look_for_signal - have a job that our agent has just spread
- * cancelled or paused if it was to be, and we heard of it too late
- *
- * Our agent does not work on it anymore: whoever asks from now on sees to it
- * himself.  In no transaction.
- */
-void
-sabot_spread_look_for_signal(int64 job_id)
-{
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(job_id)};
-	SabotOwn	own;
-
-	sabot_own_start_transaction(&own);
-	if (sabot_spi("SELECT FROM sabot.job_signal WHERE job_id = $1",
-				  1, types, values, NULL, 1) > 0)
-		sabot_pool_request_probe(MyDatabaseId);
-	sabot_own_commit_transaction(&own);
-}
-
-/*
  * sabot_spread_refill - have pieces run in the place of some that have ended
  * and could not have others run after them, as these were locked
  *

@@ -675,22 +675,6 @@ sabot_stream_finish(const SabotJob *job, const SabotBatch *batch,
 }
 
 /*
- * sabot_stream_obey - cancel or pause a stream that our agent has just let go
- * of, if it was asked for that when it made no attempt
- *
- * Returns whether it was.  What an attempt has obeyed, or its owner has taken
- * back since, is not asked for anymore.  In no transaction.
- */
-bool
-sabot_stream_obey(int64 job_id)
-{
-	SabotInterrupt reason = sabot_pool_last_interrupt();
-
-	return (reason == SABOT_INTERRUPT_CANCEL ||
-			reason == SABOT_INTERRUPT_PAUSE) && sabot_job_obey_signal(job_id);
-}
-
-/*
  * sabot_stream_trim - now and then, forget all but the last batches of a stream
  *
  * In no transaction.

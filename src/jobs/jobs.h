@@ -457,7 +457,6 @@ extern QueryEnvironment *sabot_batch_env(const struct SabotBatch *batch);
 extern bool sabot_stream_finish(const SabotJob *job,
 								const struct SabotBatch *batch,
 								const SabotEnd *end);
-extern bool sabot_stream_obey(int64 job_id);
 extern void sabot_stream_trim(int64 job_id);
 extern void sabot_stream_ended(int64 job_id);
 extern void sabot_stream_refuse_retry(int64 job_id, bool is_stream);
@@ -476,7 +475,6 @@ extern List *sabot_stream_probe(MemoryContext context);
 extern struct SabotPiece *sabot_piece_read(const SabotJob *job);
 extern bool sabot_spread_is_planned(int64 job_id);
 extern bool sabot_spread_plan(const SabotJob *job);
-extern void sabot_spread_look_for_signal(int64 job_id);
 extern void sabot_spread_refill(void);
 extern void sabot_spread_refuse_retry(int64 job_id);
 extern void sabot_spread_go_on(Relation rel, const SabotJob *ended);

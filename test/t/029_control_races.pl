@@ -288,6 +288,23 @@ SQL
 	sql($node, "SELECT sabot.cancel_job($job)");
 }
 
+# A request that comes when its attempt has ended, and the agent has not gone.
+{
+	my ($holder, $locker) = map { user_session($node) } 1 .. 2;
+	$holder->query_safe('SELECT pg_advisory_lock(3)');
+	my $job = submit($node, <<'SQL', args => q{max_attempts => 2, retry_delay => '1 h'});
+DO 'BEGIN PERFORM pg_advisory_xact_lock_shared(3); RAISE ''no''; END'
+SQL
+	my $pid = running($node, $job);
+	$locker->query_safe("BEGIN; SELECT FROM sabot.job WHERE job_id = $job FOR UPDATE");
+	$holder->query_safe('SELECT pg_advisory_unlock(3)');
+	waits($pid, 'transactionid', 'late: its failure is written');
+	is(sql($node, "SELECT sabot.cancel_job($job)"), 't', 'late: canceled');
+	$locker->query_safe('COMMIT');
+	ends($node, $job, 'canceled', 'late: it is not tried again');
+	$_->quit foreach $holder, $locker;
+}
+
 # Who was told that his job is canceled is not told otherwise.
 {
 	close_gate();
