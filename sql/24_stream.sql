@@ -410,6 +410,23 @@ SELECT st.cache_bytes() AS before \gset
 CALL st.write_and_change(300);
 SELECT st.cache_bytes() - :before < 50000 AS flat;
 SELECT sabot.cancel_job(:audit);
+-- What is told at once of commands that would not do what they are to do, and to
+-- those who wait for the end of a stream.
+SELECT setval('sabot.job_job_id_seq', 24900) AS ids \gset
+BEGIN;
+SELECT sabot.submit_stream('st.input', c) > 0 AS submitted FROM unnest(ARRAY['INSERT INTO st.seen SELECT idd FROM batch',
+	'INSERT INTO st.seen (id) SELECT id FROM rows', 'INSERT INTO st.seen VALUES (''x'') ; SELECT FROM batch', 'SELECT pg_notify(''x'', '''')']) AS c;
+-- what cannot be told: what is made by the command itself, or in functions
+SELECT sabot.submit_stream('st.input', c) > 0 AS submitted FROM unnest(ARRAY['SELECT sabot_op, sabot_seq + id FROM BATCH',
+	'CREATE TEMP TABLE t ON COMMIT DROP AS SELECT * FROM batch; SELECT nothing FROM t', 'DO $$BEGIN PERFORM FROM nothing; END$$ -- batch']) AS c;
+SELECT count(*) AS locks FROM pg_locks WHERE relation = 'st.seen'::regclass AND pid = pg_backend_pid();
+ROLLBACK;
+SELECT setval('sabot.job_job_id_seq', 24920) AS ids \gset
+SELECT sabot.submit_stream('st.input', 'SELECT FROM batch') AS awaited \gset
+SELECT sabot.submit_job('SELECT', depends_on => ARRAY[:awaited]) AS dependent \gset
+CALL sabot.wait_for_job(:awaited, '10 ms');
+SELECT sabot.cancel_job(:awaited);
+SELECT pg_temp.finish(:dependent);
 -- everything goes with the owner's things
 SELECT sabot.cancel_job(:given);
 DROP SCHEMA st CASCADE;

@@ -75,6 +75,14 @@ note_dependency(SabotSubmission *s, int64 job_id)
 				 errmsg("job " INT64_FORMAT " is a schedule, which never completes",
 						job_id),
 				 errhint("Depend on one of its runs, which are in sabot.job_task.")));
+	if (found.open && found.captures)
+		ereport(NOTICE,
+				(found.is_stream ?
+				 errmsg("job " INT64_FORMAT " is a stream, which never completes",
+						job_id) :
+				 errmsg("job " INT64_FORMAT " follows a table, and never completes",
+						job_id),
+				 errdetail("What depends on it is skipped when it is canceled or fails.")));
 	if (found.open)
 		s->blockers[s->nblockers++] = job_id;
 	else if (strcmp(found.state, "completed") != 0 && s->skip_reason == NULL)

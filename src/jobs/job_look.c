@@ -97,6 +97,7 @@ fill_open(Relation rel, HeapTuple tuple, SabotJobLook *look)
 	look->is_spread = sabot_kind_is(value, "spread");
 	look->is_graph = look->is_spread || sabot_kind_is(value, "graph");
 	look->is_schedule = sabot_kind_is(value, "schedule");
+	look->is_stream = sabot_kind_is(value, "stream");
 	look->ours = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 }
 

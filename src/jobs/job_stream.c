@@ -229,6 +229,7 @@ sabot_submit_stream(PG_FUNCTION_ARGS)
 	sabot_submission_state(&s, SABOT_JOB_QUEUED);
 	job_id = sabot_submission_insert(&s);
 	sabot_capture_register(job_id, source, batch_rows);
+	sabot_stream_check(job_id, command);
 	PG_RETURN_INT64(job_id);
 }
 
@@ -243,6 +244,22 @@ sabot_stream_is_runnable(const SabotJob *job)
 
 	return job->is_stream && (job->state == states[SABOT_JOB_QUEUED] ||
 							  job->state == states[SABOT_JOB_BLOCKED]);
+}
+
+/*
+ * sabot_stream_is_there - whether a job has, or had, a capture
+ *
+ * In a transaction; leaves no snapshot behind.
+ */
+bool
+sabot_stream_is_there(int64 job_id)
+{
+	bool		result;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	result = sabot_stream_read(job_id) != NULL;
+	PopActiveSnapshot();
+	return result;
 }
 
 /*

@@ -147,6 +147,7 @@ extern void sabot_capture_wake(int64 job_id);
 extern void sabot_capture_owner_gone(Oid owner);
 
 /* in job_stream_batch.c */
+extern QueryEnvironment *sabot_batch_env_of(TupleDesc captured);
 extern SabotBatch *sabot_batch_take(int64 job_id, int64 floor, int64 until,
 									int limit);
 extern void sabot_batch_forget(const SabotBatch *batch);
@@ -170,5 +171,8 @@ extern int64 sabot_stream_taken_to(int64 job_id);
 
 /* in job_stream_fail.c */
 extern void sabot_stream_split(const SabotJob *job, SabotStream *stream);
+
+/* in job_stream_check.c */
+extern void sabot_stream_check(int64 job_id, const char *command);
 
 #endif							/* SABOT_JOB_STREAM_H */

@@ -264,18 +264,28 @@ put_row(SabotBatch *batch, TupleTableSlot *slot)
  * make_env - what makes "batch" known to the command
  */
 static QueryEnvironment *
-make_env(const SabotBatch *batch)
+make_env(TupleDesc desc, Tuplestorestate *store, int nrows)
 {
 	QueryEnvironment *env = create_queryEnv();
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
 
 	enr->md.name = "batch";
-	enr->md.tupdesc = batch->desc;
+	enr->md.tupdesc = desc;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = batch->nrows;
-	enr->reldata = batch->store;
+	enr->md.enrtuples = nrows;
+	enr->reldata = store;
 	register_ENR(env, enr);
 	return env;
+}
+
+/*
+ * sabot_batch_env_of - where "batch" is known as it would be taken from a
+ * table of captured rows; nothing can be executed there
+ */
+QueryEnvironment *
+sabot_batch_env_of(TupleDesc captured)
+{
+	return make_env(batch_desc(captured), NULL, 0);
 }
 
 /*
@@ -331,7 +341,7 @@ sabot_batch_take(int64 job_id, int64 floor, int64 until, int limit)
 	else if (parts[nparts - 1] == part && batch->nrows > 0)
 		batch->floor = Max(floor, Min(lowest,
 									  batch->seqs[batch->nrows - 1] + 1));
-	batch->env = make_env(batch);
+	batch->env = make_env(batch->desc, batch->store, batch->nrows);
 	return batch;
 }
 

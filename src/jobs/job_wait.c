@@ -240,6 +240,29 @@ raise_schedule(int64 job_id)
 }
 
 /*
+ * tell_endless - tell who begins to wait for a job that it never completes, if
+ * it reads a table as long as it is there
+ *
+ * That is no error: he may wait for its end, as sabot.cancel_job() brings it.
+ */
+static void
+tell_endless(int64 job_id, const SabotJobLook *look)
+{
+	bool		follows = !look->is_stream &&
+	sabot_queue_crew(look->queue) != SABOT_AGENTS &&
+	sabot_stream_is_there(job_id);
+
+	if (look->is_stream || follows)
+		ereport(NOTICE,
+				(follows ? errmsg("job %lld follows a table, and never completes",
+								  (long long) job_id) :
+				 errmsg("job %lld is a stream, which never completes",
+						(long long) job_id),
+				 errdetail("The wait ends when it is canceled or fails."),
+				 errhint("How far behind it is says lag_rows in sabot.stream_status.")));
+}
+
+/*
  * is_completed - look at a job; true if it is completed
  *
  * Raises its end if it came to another one, 55000 if it is paused, 42704 if
@@ -404,6 +427,7 @@ wait_until_completed(WaitCall *call, int64 job_id)
 	TimestampTz now = GetCurrentTimestamp();
 	MemoryContext oldcontext = MemoryContextSwitchTo(call->context);
 	SabotJobLook look;
+	bool		begins = true;
 
 	call->next_check = TimestampTzPlusMilliseconds(now, DeadlockTimeout);
 	sabot_waiter_begin(job_id);
@@ -413,6 +437,9 @@ wait_until_completed(WaitCall *call, int64 job_id)
 		ConditionVariablePrepareToSleep(channel_of(job_id));
 		while (!is_completed(job_id, &look))
 		{
+			if (begins)
+				tell_endless(job_id, &look);
+			begins = false;
 			wait_once(call, job_id, &look);
 			MemoryContextReset(call->context);
 		}

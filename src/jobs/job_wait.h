@@ -34,6 +34,7 @@ typedef struct SabotJobLook
 	bool		is_graph;		/* or spread */
 	bool		is_spread;
 	bool		is_schedule;
+	bool		is_stream;
 	TimestampTz run_after;		/* 0 if none */
 	char	   *queue;
 

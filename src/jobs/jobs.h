@@ -457,6 +457,7 @@ extern QueryEnvironment *sabot_batch_env(const struct SabotBatch *batch);
 extern bool sabot_stream_finish(const SabotJob *job,
 								const struct SabotBatch *batch,
 								const SabotEnd *end);
+extern bool sabot_stream_is_there(int64 job_id);
 extern void sabot_stream_trim(int64 job_id);
 extern void sabot_stream_ended(int64 job_id);
 extern void sabot_stream_refuse_retry(int64 job_id, bool is_stream);
