@@ -105,7 +105,7 @@ invalid_field(const Reader *r)
 			 errmsg("invalid %s \"%s\" in schedule \"%s\"", r->field->name,
 					r->text, r->schedule),
 			 errdetail("The %s is %s.", r->field->name, r->field->allowed),
-			 errhint("It may be a list (1,15), a range (10-20), an asterisk, and of the latter two every n-th value (10-20/5, */5).")));
+			 errhint("It may be a list (1,15), a range (10-20), an asterisk, and of the latter two every n-th value (10-20/5, */5). A range goes upwards, and n is at least 1.")));
 }
 
 /*

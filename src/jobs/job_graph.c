@@ -97,7 +97,7 @@ invalid_task(const Task *task, int number, const char *format,...)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg_internal("%s", buf.data),
-			 errhint("sabot.graph_task() makes tasks.")));
+			 errhint("sabot.graph_task() makes tasks. They have name, command, after (an array of names), params (an array), max_attempts, timeout, on_failure and keep_rows.")));
 }
 
 /*

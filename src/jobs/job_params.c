@@ -100,7 +100,8 @@ sabot_params_check(int highest, Jsonb *params)
 	if (!JB_ROOT_IS_ARRAY(params) || JB_ROOT_IS_SCALAR(params))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("params must be a JSON array")));
+				 errmsg("params must be a JSON array"),
+				 errhint("Give one element for each of $1, $2 and so on.")));
 
 	nelems = JB_ROOT_COUNT(params);
 	if (nelems != highest)

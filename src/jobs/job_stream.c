@@ -120,7 +120,12 @@ check_source(Oid relid)
 static void
 check_command(char *command)
 {
-	sabot_submission_check_command(command, NULL);
+	sabot_submission_check_syntax(command);
+	if (sabot_params_highest(command) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("command of a stream cannot have parameters"),
+				 errhint("Write their values into it; what it needs of a row it reads from \"batch\".")));
 	if (sabot_job_needs_singly(sabot_job_parse(command)))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),

@@ -323,7 +323,9 @@ sabot_submission_require_array(Jsonb *params, const char *what)
 	if (JB_ROOT_IS_SCALAR(params) || !JB_ROOT_IS_ARRAY(params))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be a JSON array", what)));
+				 errmsg("%s must be a JSON array", what),
+				 strcmp(what, "params") == 0 ?
+				 errhint("Give one element for each of $1, $2 and so on.") : 0));
 }
 
 /*
