@@ -142,6 +142,7 @@ extern void sabot_capture_listen(const SabotJob *job);
 extern bool sabot_capture_has_heard(int64 job_id);
 extern void sabot_capture_hush(int64 job_id);
 extern void sabot_capture_forget(int64 job_id);
+extern void sabot_capture_forget_all(Oid dbid);
 extern void sabot_capture_wake_begin(int64 job_id);
 extern void sabot_capture_wake(int64 job_id);
 extern void sabot_capture_owner_gone(Oid owner);

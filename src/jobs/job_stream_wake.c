@@ -166,6 +166,28 @@ sabot_capture_forget(int64 job_id)
 }
 
 /*
+ * sabot_capture_forget_all - the captures of a database are gone with it, or
+ * with the extension
+ *
+ * Cannot fail: it is called after commits.
+ */
+void
+sabot_capture_forget_all(Oid dbid)
+{
+	HASH_SEQ_STATUS scan;
+	Entry	   *entry;
+
+	if (lock == NULL)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	hash_seq_init(&scan, entries);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		if (entry->key.dbid == dbid)
+			(void) hash_search(entries, &entry->key, HASH_REMOVE, NULL);
+	LWLockRelease(lock);
+}
+
+/*
  * look_up - a copy of the entry of a capture; false if it is not known
  */
 static bool

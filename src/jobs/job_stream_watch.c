@@ -28,7 +28,10 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_trigger.h"
+#include "commands/extension.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -47,7 +50,8 @@ typedef enum NoteKind
 	NOTE_COLUMNS,				/* of table relid */
 	NOTE_TRUNCATED,				/* the source of stream job_id */
 	NOTE_DETACHED,				/* it has lost its trigger */
-	NOTE_ROLE_GONE				/* owner, whose captures are to end */
+	NOTE_ROLE_GONE,				/* owner, whose captures are to end */
+	NOTE_ALL_GONE				/* of database relid, with it or with sabot */
 } NoteKind;
 
 /* Something that has happened; lives in TopTransactionContext. */
@@ -176,6 +180,18 @@ note_detached(Oid triggerid)
 }
 
 /*
+ * note_extension - an extension is being dropped
+ */
+static void
+note_extension(Oid extension)
+{
+	const char *name = get_extension_name(extension);
+
+	if (name != NULL && strcmp(name, "sabot") == 0)
+		add_note(NOTE_ALL_GONE, MyDatabaseId, 0, InvalidOid);
+}
+
+/*
  * watch_access - object access hook: notice what concerns captures
  */
 static void
@@ -196,6 +212,10 @@ watch_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 		note_detached(objectId);
 	else if (classId == AuthIdRelationId && access == OAT_DROP)
 		add_note(NOTE_ROLE_GONE, InvalidOid, 0, objectId);
+	else if (classId == DatabaseRelationId && access == OAT_DROP)
+		add_note(NOTE_ALL_GONE, objectId, 0, InvalidOid);
+	else if (classId == ExtensionRelationId && access == OAT_DROP)
+		note_extension(objectId);
 }
 
 /*
@@ -283,7 +303,7 @@ act(void)
 		return;
 	for (Note *note = notes; note != NULL; note = note->next)
 	{
-		if (note->kind == NOTE_ROLE_GONE)
+		if (note->kind == NOTE_ROLE_GONE || note->kind == NOTE_ALL_GONE)
 			continue;
 		if (note->kind == NOTE_COLUMNS)
 		{
@@ -318,6 +338,8 @@ sabot_capture_watch_end(XactEvent event)
 					sabot_capture_wake(note->job_id);
 				else if (note->kind == NOTE_ROLE_GONE)
 					sabot_capture_owner_gone(note->owner);
+				else if (note->kind == NOTE_ALL_GONE)
+					sabot_capture_forget_all(note->relid);
 			notes = NULL;
 			break;
 		default:
