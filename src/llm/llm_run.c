@@ -583,9 +583,8 @@ run_job(SabotLlmRun *run)
 /*
  * follow_state - take note of who has paused or resumed the job meanwhile
  *
- * We may have done so ourselves, or have it wait for changes, and its owner
- * can resume one that paused by itself while an item of it is tried: what is
- * asked for then is not void.
+ * We may have done so ourselves, or have it wait for changes, and its owner can
+ * resume one that paused by itself: what is asked for then is not void.
  */
 static void
 follow_state(SabotLlmRun *run)
