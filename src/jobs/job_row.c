@@ -150,8 +150,10 @@ sabot_row_none_left(Relation rel, int64 first, int64 last)
 {
 	Oid			index = sabot_catalog(false)->job_pkey;
 
-	return strongest_presence(rel, index, first, last) == SABOT_ROW_GONE &&
-		strongest_presence(rel, index, first, last) == SABOT_ROW_GONE;
+	for (int i = 0; i < 2; i++)
+		if (strongest_presence(rel, index, first, last) != SABOT_ROW_GONE)
+			return false;
+	return true;
 }
 
 /*

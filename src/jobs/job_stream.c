@@ -544,8 +544,11 @@ bool
 sabot_stream_prepare(const SabotJob *job)
 {
 	Look		l;
+	bool		is_of_use;		/* what was captured */
 
 	look(job, &l);
+	/* Of a table that is gone it is to a stream alone. */
+	is_of_use = job->is_stream || l.has_source;
 	if (l.stream == NULL || l.nparts == 0)
 		end_stream(job, "captured rows of the job are gone",
 				   "Submit it again.");
@@ -558,16 +561,13 @@ sabot_stream_prepare(const SabotJob *job)
 										 l.stream->source_name));
 	else if (l.stream->failed)
 		sabot_stream_split(job, l.stream);
-	/* What was captured of it is of use to a stream alone. */
-	else if (!job->is_stream && !l.has_source)
-		end_without_trigger(job, l.stream);
-	else if (l.has_rows)
+	else if (is_of_use && l.has_rows)
 		return true;
-	else if (l.stream->nsuspects > 0)
+	else if (is_of_use && l.stream->nsuspects > 0)
 		skip_piece(l.stream);
-	else if (l.nparts > 1)
+	else if (is_of_use && l.nparts > 1)
 		drop_first_part(job, l.first_part);
-	else if (!l.has_trigger)
+	else if (!is_of_use || !l.has_trigger)
 		end_without_trigger(job, l.stream);
 	else if (job->state != sabot_catalog(false)->states[SABOT_JOB_BLOCKED])
 		change_state(job, SABOT_JOB_BLOCKED, why_idle(job, l.stream));
